@@ -1,0 +1,85 @@
+"""sparrowmq: decentralised, low-latency scheduling of many short tasks (Sparrow, SOSP 2013).
+
+What users import stands here by name and is loaded when it is first used, so that a worker or a scheduler that
+imports a part of the package loads no client.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from concurrent.futures import as_completed
+
+    from sparrowmq.client.client import Client
+    from sparrowmq.client.future import Future
+    from sparrowmq.client.job import Job
+    from sparrowmq.client.outcomes import CommandResult
+    from sparrowmq.errors import (
+        CommandFailed,
+        ConfigError,
+        NotSerializable,
+        ProtocolError,
+        Refused,
+        Rejected,
+        RemoteError,
+        SparrowError,
+        TaskCrashed,
+        TaskError,
+        TaskLost,
+        TaskTimedOut,
+        TooLarge,
+        Unavailable,
+        UsageError,
+    )
+    from sparrowmq.local import LocalCluster
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Client",
+    "CommandFailed",
+    "CommandResult",
+    "ConfigError",
+    "Future",
+    "Job",
+    "LocalCluster",
+    "NotSerializable",
+    "ProtocolError",
+    "Refused",
+    "Rejected",
+    "RemoteError",
+    "SparrowError",
+    "TaskCrashed",
+    "TaskError",
+    "TaskLost",
+    "TaskTimedOut",
+    "TooLarge",
+    "Unavailable",
+    "UsageError",
+    "as_completed",
+]
+
+_HOMES = {
+    "Client": "sparrowmq.client.client",
+    "CommandResult": "sparrowmq.client.outcomes",
+    "Future": "sparrowmq.client.future",
+    "Job": "sparrowmq.client.job",
+    "LocalCluster": "sparrowmq.local",
+    "as_completed": "concurrent.futures",
+}
+
+
+if not TYPE_CHECKING:  # a checker would take any name for an attribute
+
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module 'sparrowmq' has no attribute {name!r}")
+        value = getattr(importlib.import_module(_HOMES.get(name, "sparrowmq.errors")), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""The Python API: clients, futures and jobs over the client session machine."""

@@ -1,0 +1,323 @@
+"""The client's thread: it drives the session machine over the poll loop and hands outcomes to futures.
+
+Owns: one loop, one session, the connection that the session asks for, and everything that is under way between
+user threads and them. Must not know: functions, arguments, values (futures decode in the user's threads).
+
+User threads only post to the loop. All other state belongs to the loop's thread.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future as Reply
+from typing import Any, Final, TypeVar
+
+from sparrowmq import __version__, ids
+from sparrowmq.client.future import Batch
+from sparrowmq.client.inquiry import Inquiry
+from sparrowmq.client.options import PYTHON_VERSION
+from sparrowmq.client.source import Addresses, Source
+from sparrowmq.core import effects as fx
+from sparrowmq.core.session import Session
+from sparrowmq.errors import ProtocolError, Refused, Rejected, Unavailable, UsageError
+from sparrowmq.protocol import messages as m
+from sparrowmq.runtime.loop import Loop
+from sparrowmq.settings import ClientSettings
+from sparrowmq.transport.context import new_context
+from sparrowmq.transport.dealer import Dealer
+
+_CLOSE_TIMEOUT_S: Final = 5.0
+_log = logging.getLogger("sparrowmq.client")
+
+T = TypeVar("T")
+
+
+class Connection:
+    """One client's link to its cluster. Its methods may be called from any thread of the process that made it."""
+
+    def __init__(self, source: Source, settings: ClientSettings) -> None:
+        self._pid = os.getpid()
+        self.rng = random.Random()
+        self.id = ids.node_id("client", self.rng)
+        self._source = source
+        self._settings = settings
+        self._context = new_context()
+        self._loop = Loop(_on_loop_error)
+        self._session = Session(
+            id=self.id,
+            incarnation=time.time_ns() // 1_000_000,
+            rng=self.rng,
+            settings=settings,
+            package=__version__,
+            python=PYTHON_VERSION,
+        )
+        self._dealers: dict[fx.Peer, Dealer] = {}
+        self._batches: dict[str, Batch] = {}  # jobs without all outcomes
+        self._recalls: dict[int, Reply[None]] = {}
+        self._inquiries: set[Inquiry] = set()
+        self._numbers = itertools.count(1)
+        self.addresses: Addresses = {}  # of the schedulers known
+        self._failure = ""  # why the last connection ended
+        self._refusals: dict[str, m.Refused] = {}  # by address
+        self._linked = False  # whether a scheduler has ever welcomed the session
+        self._answered = threading.Event()  # set when it is linked, or will not be
+        self._gate = threading.Lock()  # what is posted before the goodbye is done; after it nothing is posted
+        self._closed = False
+        self._perform: dict[type, Callable[[Any], None]] = {
+            fx.Connect: self._connect,
+            fx.Close: self._disconnect,
+            fx.Deliver: self._deliver,
+            fx.JobAccepted: self._job_accepted,
+            fx.JobEnded: self._job_ended,
+            fx.Recalled: self._recalled,
+            fx.Linked: self._on_linked,
+            fx.Log: _log_effect,
+        }
+        self._loop.deadline = self._session.next_deadline
+        self._loop.on_turn.append(self._turn)
+        self._thread = threading.Thread(target=self._run, name=f"sparrowmq-{self.id}", daemon=True)
+
+    # Called by user threads.
+
+    def open(self, timeout_s: float) -> None:
+        """Start, and return when a scheduler has welcomed the session.
+
+        Raises Refused when all that there are refuse it, Unavailable saying what was tried within ``timeout_s``.
+        """
+        self._source.start(self._loop.post, self._schedulers_changed)
+        self._thread.start()
+        self._answered.wait(timeout_s)
+        if self._linked:
+            return
+        if self._refusals:
+            address, refusal = self._refusals.popitem()
+            self.close()
+            raise Refused(f"the scheduler at {address} refused this client: {refusal.detail}", code=refusal.code)
+        reason, hint = self._source.explain(self.addresses)
+        detail = f" ({self._failure})" if self._failure else ""
+        self.close()
+        raise Unavailable(f"{reason}{detail}; waited {timeout_s:g} s", hint=hint)
+
+    def submit(self, submit: m.Submit, batch: Batch) -> None:
+        """Send a job whose futures are in ``batch``; returns at once."""
+        with self._gate:
+            self._check()
+            self._batches[batch.id] = batch
+            self._loop.post(lambda: self._session.submit(self._loop.now(), submit))
+
+    def recall(self, batch: Batch, indices: Sequence[int]) -> None:
+        """See `future.Link`."""
+        self.wait_for_recalls([self.start_recall(batch, indices)])
+
+    def start_recall(self, batch: Batch, indices: Sequence[int]) -> Reply[None]:
+        """Cancel those of the tasks that have not started; the reply is set when the answer is in."""
+        reply: Reply[None] = Reply()
+
+        def act() -> None:
+            if batch.id not in self._batches:
+                reply.set_result(None)
+                return
+            number = next(self._numbers)
+            self._recalls[number] = reply
+            self._session.recall(self._loop.now(), number, batch.id, list(indices))
+
+        with self._gate:
+            self._check()
+            self._loop.post(act)
+        return reply
+
+    def wait_for_recalls(self, replies: Iterable[Reply[None]]) -> None:
+        """Return when all are answered, or time is up for all."""
+        deadline = time.monotonic() + self._settings.connect_timeout_s
+        for reply in replies:
+            _wait_for(reply, max(0.0, deadline - time.monotonic()))
+
+    def kill(self, job: str, indices: Sequence[int]) -> None:
+        """End tasks of a job of this client, running ones too (none given: all); returns at once."""
+        with self._gate:
+            self._check()
+            self._loop.post(lambda: self._session.kill(self._loop.now(), job, list(indices)))
+
+    def inquire(self, what: str, job: str, timeout_s: float) -> list[m.Status]:
+        """Ask every known scheduler; return the answers that came within ``timeout_s``."""
+        reply: Reply[list[m.Status]] = Reply()
+
+        def done(inquiry: Inquiry, answers: list[m.Status]) -> None:
+            self._inquiries.discard(inquiry)
+            reply.set_result(answers)
+
+        def act() -> None:
+            inquiry = Inquiry(self._context, self._loop, done)
+            self._inquiries.add(inquiry)
+            query = m.Query(next(self._numbers), what, job)
+            inquiry.start(self.addresses.values(), ids.node_id("client", self.rng), query, timeout_s)
+
+        with self._gate:
+            self._check()
+            self._loop.post(act)
+        return _wait_for(reply, timeout_s + _CLOSE_TIMEOUT_S) or []
+
+    def check_process(self) -> None:
+        """See `future.Link`."""
+        if self._pid != os.getpid():
+            raise UsageError(
+                f"this client and its futures belong to process {self._pid}; a fork has no connection",
+                hint="make a Client in the child process",
+            )
+
+    def close(self) -> None:
+        """Say goodbye, cancel what is unfinished and end the thread. Does nothing the second time, or in a fork."""
+        if self._pid != os.getpid():
+            return
+        with self._gate:
+            if self._closed:
+                return
+            self._closed = True
+            self._loop.post(self._leave)
+        self._source.stop()
+        if self._thread.ident is not None:
+            self._thread.join(_CLOSE_TIMEOUT_S)
+
+    def _check(self) -> None:
+        self.check_process()
+        if self._closed:
+            raise UsageError("this client is closed")
+
+    # Called in the loop's thread.
+
+    def _run(self) -> None:
+        try:
+            self._loop.run()
+        finally:
+            with self._gate:
+                self._closed = True
+            for batch in list(self._batches.values()):
+                batch.fail(None)
+            for reply in self._recalls.values():
+                reply.set_result(None)
+            for dealer in self._dealers.values():
+                dealer.close()
+            self._loop.close()
+            self._context.term()
+
+    def _leave(self) -> None:
+        """Ask the session to leave; the turn that this runs in sends its goodbye and is the last."""
+        for inquiry in list(self._inquiries):
+            inquiry.finish()
+        self._session.leave(self._loop.now())
+        self._loop.stop()
+
+    def _schedulers_changed(self, addresses: Addresses) -> None:
+        self.addresses = addresses
+        self._refusals.clear()
+        self._session.schedulers_changed(self._loop.now(), addresses)
+
+    def _turn(self) -> None:
+        """Let the session act on what is due, and do what it wants done: at the end of each turn."""
+        session = self._session
+        deadline = session.next_deadline()
+        if deadline is not None and deadline <= self._loop.now():
+            session.tick(self._loop.now())
+        while wanted := session.take_effects():
+            outgoing: dict[fx.Peer, list[m.AnyMessage]] = {}
+            for effect in wanted:
+                if type(effect) is fx.Send:
+                    outgoing.setdefault(effect.peer, []).append(effect.message)
+                    continue
+                if type(effect) is fx.Close:
+                    self._send(effect.peer, outgoing.pop(effect.peer, []))
+                self._perform[type(effect)](effect)
+            for peer, batch in outgoing.items():
+                self._send(peer, batch)
+
+    def _send(self, peer: fx.Peer, batch: list[m.AnyMessage]) -> None:
+        dealer = self._dealers.get(peer)
+        if dealer is not None and batch:
+            dealer.send(batch)
+
+    def _connect(self, effect: fx.Connect) -> None:
+        peer, session, now = effect.peer, self._session, self._loop.now
+
+        def on_batch(batch: list[m.AnyMessage]) -> None:
+            for message in batch:
+                if isinstance(message, m.Refused):
+                    self._refused(effect.address, message)
+                session.receive(now(), peer, message)
+
+        def on_lost() -> None:
+            self._failure = f"{effect.address}: {self._dealers.pop(peer).why}"
+            session.lost(now(), peer)
+
+        def on_bad(error: ProtocolError) -> None:
+            _log.warning("undecodable bytes from %s: %s (%s)", effect.address, error, error.code)
+
+        self._dealers[peer] = Dealer(
+            self._context, self._loop, effect.address, on_batch=on_batch, on_lost=on_lost, on_bad=on_bad
+        )
+
+    def _refused(self, address: str, refusal: m.Refused) -> None:
+        """Stop waiting for a link when there is no other scheduler to ask."""
+        self._refusals[address] = refusal
+        if refusal.code != "busy" and self._refusals.keys() >= set(self.addresses.values()):
+            self._answered.set()
+
+    def _disconnect(self, effect: fx.Close) -> None:
+        dealer = self._dealers.pop(effect.peer, None)
+        if dealer is not None:
+            dealer.close()
+
+    def _deliver(self, effect: fx.Deliver) -> None:
+        batch = self._batches.get(effect.job)
+        if batch is None:
+            return
+        batch.settle(effect.indices, effect.statuses, effect.payloads)
+        if not batch.pending:
+            del self._batches[effect.job]
+
+    def _job_accepted(self, effect: fx.JobAccepted) -> None:
+        batch = self._batches.get(effect.job)
+        if batch is not None:
+            batch.workers = effect.workers
+
+    def _job_ended(self, effect: fx.JobEnded) -> None:
+        batch = self._batches.pop(effect.job, None)
+        if batch is None:
+            return
+        code, detail = effect.code, effect.detail
+        if code == "unavailable":
+            batch.fail(lambda: Unavailable(detail, hint="`sparrowmq status` shows what runs"))
+        else:
+            batch.fail(lambda: Rejected(detail, code=code))
+
+    def _recalled(self, effect: fx.Recalled) -> None:
+        reply = self._recalls.pop(effect.request, None)
+        if reply is not None:
+            reply.set_result(None)
+
+    def _on_linked(self, effect: fx.Linked) -> None:
+        self._failure = effect.detail or self._failure
+        if effect.scheduler:
+            self._linked = True
+            self._answered.set()
+
+
+def _wait_for(reply: Reply[T], timeout_s: float) -> T | None:
+    try:
+        return reply.result(timeout_s)
+    except TimeoutError:
+        return None
+
+
+def _log_effect(effect: fx.Log) -> None:
+    fields = "".join(f" {name}={value}" for name, value in effect.fields.items())
+    _log.log(logging.getLevelNamesMapping().get(effect.level.upper(), logging.INFO), "%s%s", effect.event, fields)
+
+
+def _on_loop_error(name: str, error: Exception, suppressed: int) -> None:
+    _log.error("%s failed (%d alike before)", name, suppressed, exc_info=error)

@@ -1,0 +1,256 @@
+"""Futures of tasks: ten thousand of them are made and settled by one call each, so both are cheap.
+
+Owns: `Future`, and `Batch`, what the futures of one wire job share. Must not know: sockets, sessions, threads
+other than the caller's.
+
+Three things make it cheap. The lock, the waiters and the callbacks of a `concurrent.futures.Future` are made
+only when somebody looks at a future before it is done. Outcomes of futures that nobody looks at are stored
+under one lock for all. Payloads are decoded when the value is asked for, in the thread that asks, so that user
+code (``__setstate__``, imports) never runs in the connection's thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from _thread import RLock
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future as BaseFuture
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
+
+from sparrowmq.client import callbacks, outcomes
+from sparrowmq.protocol import messages as m
+
+T = TypeVar("T")
+
+_births = RLock()  # held to make a future's lock, and to settle futures that have none
+_WATCHING = frozenset(("_condition", "_waiters", "_done_callbacks"))
+_UNDECODED = object()
+
+
+class Link(Protocol):
+    """What futures need of the connection that their job went through."""
+
+    def check_process(self) -> None:
+        """Raise UsageError in a fork, where no answer ever comes."""
+
+    def recall(self, batch: Batch, indices: Sequence[int]) -> None:
+        """Cancel queued tasks; return when the answer is in, or does not come in time."""
+
+
+class Batch:
+    """The tasks of one job on the wire: what their futures share. Settled by the connection's thread only."""
+
+    __slots__ = ("_over", "futures", "id", "kind", "link", "pending", "tasks", "workers")
+
+    def __init__(self, job: str, kind: int, tasks: int, link: Link) -> None:
+        self.id = job
+        self.kind = kind
+        self.tasks = tasks
+        self.link = link
+        self.pending = tasks
+        self.workers: int | None = None  # set when a scheduler accepts
+        self.futures: list[Future[Any]] = []
+        self._over: threading.Event | None = None
+
+    def settle(self, indices: Sequence[int], statuses: bytes, payloads: Sequence[m.Payload]) -> None:
+        """Record outcomes (parallel lists, one status byte a task); wake whoever waits for them."""
+        futures = self.futures
+        watched = []
+        settled = 0
+        with _births:
+            for index, status, payload in zip(indices, statuses, payloads, strict=True):
+                future = futures[index]
+                if future._state != PENDING:
+                    continue
+                settled += 1
+                future._status = status
+                if status != m.CANCELLED:
+                    future._payload = payload
+                if future._watched:
+                    watched.append(future)
+                else:
+                    future._state = FINISHED if status != m.CANCELLED else CANCELLED_AND_NOTIFIED
+        for future in watched:
+            future._finish()
+        self._settled(settled)
+
+    def fail(self, make: Callable[[], Exception] | None) -> None:
+        """End every unsettled task with a fresh error from ``make``, or cancelled where it is None."""
+        unsettled = [future for future in self.futures if future._state == PENDING]
+        for future in unsettled:
+            if make is None:
+                future._status = m.CANCELLED
+            else:
+                future._exception = make()
+            future._finish()
+        self._settled(len(unsettled))
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """Wait until no task is pending; tell whether that is so."""
+        if not self.pending:
+            return True
+        self.link.check_process()
+        with _births:
+            over = self._over
+            if over is None:
+                over = self._over = threading.Event()
+        if not self.pending:
+            over.set()
+        return over.wait(timeout_s)
+
+    def _settled(self, count: int) -> None:
+        self.pending -= count
+        if self.pending:
+            return
+        self.futures = []  # the futures refer to this batch: no cycles are left behind
+        with _births:
+            over = self._over
+        if over is not None:
+            over.set()
+
+
+class Future(BaseFuture[T]):
+    """The outcome of one task, as a `concurrent.futures.Future`: usable with its ``wait`` and ``as_completed``.
+
+    ``result`` and ``exception`` raise as documented there. A task that raised raises the same exception here,
+    with `errors.RemoteError` and the remote traceback as its ``__cause__``; other ends are subclasses of
+    `errors.TaskError`. Callbacks run in one thread of their own, where they may block.
+    """
+
+    _state: str = PENDING
+    _result: Any = None
+    _exception: BaseException | None = None
+    _payload: Any = _UNDECODED  # the outcome's bytes, until somebody asks for them
+    _status: int = m.SUCCEEDED
+    _watched = False  # whether the lock, waiters and callbacks exist
+
+    def __init__(self, batch: Batch, index: int) -> None:
+        # The base's __init__ would make what __getattr__ makes when it is needed.
+        self._batch = batch
+        self._index = index
+
+    if not TYPE_CHECKING:  # typing sees the base's attributes only
+
+        def __getattr__(self, name: str) -> Any:
+            if name not in _WATCHING:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            with _births:
+                if not self._watched:
+                    self._condition = _Gate()
+                    self._waiters = []
+                    self._done_callbacks = []
+                    self._watched = True
+            return self.__dict__[name]
+
+    @property
+    def job(self) -> str:
+        """The id of the job that the task belongs to."""
+        return self._batch.id
+
+    @property
+    def index(self) -> int:
+        """The task's number within its job."""
+        return self._index
+
+    def done(self) -> bool:
+        """Tell whether the task is over (succeeded, failed or cancelled)."""
+        return self._state in (FINISHED, CANCELLED_AND_NOTIFIED)
+
+    def result(self, timeout: float | None = None) -> T:
+        """Return the task's value, waiting up to ``timeout`` seconds (TimeoutError); raise what the task raised."""
+        if self._state != FINISHED:
+            self._await(timeout)
+        if self._payload is not _UNDECODED:
+            self._decode()
+        if self._exception is not None:
+            try:
+                raise self._exception
+            finally:
+                self = None  # type: ignore[assignment]  # the traceback would keep the future in a cycle
+        return self._result  # type: ignore[no-any-return]
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what ``result`` would raise for the task, or None."""
+        if self._state != FINISHED:
+            self._await(timeout)
+        if self._payload is not _UNDECODED:
+            self._decode()
+        return self._exception
+
+    def cancel(self) -> bool:
+        """Cancel the task if it has not started; ask the cluster and wait for its answer.
+
+        True only when the task will truly never run: False means that it started, is over, or that no
+        scheduler answered in time.
+        """
+        if self._state == PENDING:
+            self._batch.link.recall(self._batch, (self._index,))
+        return self._state == CANCELLED_AND_NOTIFIED
+
+    def _await(self, timeout: float | None) -> None:
+        if self._state == PENDING:
+            self._batch.link.check_process()
+        super().exception(timeout)
+
+    def _decode(self) -> None:
+        payload = self._payload
+        if payload is _UNDECODED:
+            return
+        value, error = outcomes.decode(self._batch.kind, self._status, payload)
+        with _births:  # two threads may have decoded: all must see the same object
+            if self._payload is not _UNDECODED:
+                self._result, self._exception = value, error
+                self._payload = _UNDECODED
+
+    def _finish(self) -> None:
+        """End a future that may be watched; its outcome is stored."""
+        with self._condition:
+            cancelled = self._status == m.CANCELLED
+            self._state = CANCELLED_AND_NOTIFIED if cancelled else FINISHED
+            failed = self._exception is not None or self._status != m.SUCCEEDED
+            for waiter in self._waiters:
+                if cancelled:
+                    waiter.add_cancelled(self)
+                elif failed:
+                    waiter.add_exception(self)
+                else:
+                    waiter.add_result(self)
+            self._condition.notify_all()
+        if self._done_callbacks:  # type: ignore[attr-defined]
+            callbacks.run(self._invoke_callbacks)  # type: ignore[attr-defined]
+
+    def __repr__(self) -> str:
+        state = self._state.partition("_")[0].lower()
+        if state == "finished":
+            state = "succeeded" if self._status == m.SUCCEEDED and self._exception is None else "failed"
+        return f"<Future {self._batch.id}[{self._index}] {state}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Future belongs to its client and cannot be sent; pass its result() instead")
+
+
+class _Gate(RLock):  # type: ignore[misc]  # not final at run time
+    """What a future needs of `threading.Condition`, at the price of a lock until somebody waits."""
+
+    _condition: threading.Condition | None = None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """As `threading.Condition.wait`; the lock is held."""
+        if self._condition is None:
+            self._condition = threading.Condition(self)
+        return self._condition.wait(timeout)
+
+    def notify_all(self) -> None:
+        """As `threading.Condition.notify_all`; the lock is held."""
+        if self._condition is not None:
+            self._condition.notify_all()
+
+
+def by_batch(futures: Iterable[Future[Any]]) -> dict[Batch, list[int]]:
+    """Group the tasks of unfinished futures by their batch."""
+    groups: dict[Batch, list[int]] = {}
+    for future in futures:
+        if future._state == PENDING:
+            groups.setdefault(future._batch, []).append(future._index)
+    return groups

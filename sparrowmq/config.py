@@ -1,0 +1,236 @@
+"""Where settings come from: flag > environment > TOML file > default, and which of these a value came from.
+
+Owns: loading, the names of the environment variables, the errors of bad settings, and the one check that
+nothing is bound beyond loopback unasked. Must not know: what a component does with a setting.
+
+A key is written ``section.name`` (``worker.slots``, ``scheduler.limits.jobs``); its environment variable is
+SPARROWMQ_ and the key in capitals with underscores (SPARROWMQ_WORKER_SLOTS, SPARROWMQ_SCHEDULER_LIMITS_JOBS).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import msgspec
+
+from sparrowmq.errors import ConfigError
+from sparrowmq.settings import (
+    ClientSettings,
+    LogSettings,
+    SchedulerSettings,
+    SecuritySettings,
+    StoreSettings,
+    WorkerSettings,
+)
+
+ENVIRONMENT_PREFIX = "SPARROWMQ_"
+CONFIG_VARIABLE = "SPARROWMQ_CONFIG"
+FILE_BYTES_MAX = 1024 * 1024
+
+# Kubernetes and Docker links put such variables into every container when a service is called sparrowmq-*.
+_SERVICE_LINK = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)$")
+_HEADER = re.compile(r"^\s*\[\s*([A-Za-z0-9_.\-\s]+?)\s*\]")
+_ASSIGNMENT = re.compile(r"^\s*([A-Za-z0-9_.\-]+)\s*=")
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All settings of one process. ``sources`` tells for each key where its value came from."""
+
+    scheduler: SchedulerSettings = SchedulerSettings()
+    worker: WorkerSettings = WorkerSettings()
+    client: ClientSettings = ClientSettings()
+    store: StoreSettings = StoreSettings()
+    log: LogSettings = LogSettings()
+    security: SecuritySettings = SecuritySettings()
+    sources: dict[str, str] = {}
+
+
+def _sections() -> dict[str, type[msgspec.Struct]]:
+    hints = get_type_hints(Config)
+    return {name: hints[name] for name in Config.__struct_fields__ if name != "sources"}
+
+
+def _leaves(prefix: str, struct: type[msgspec.Struct]) -> Iterator[tuple[str, Any]]:
+    hints = get_type_hints(struct, include_extras=True)
+    for field in struct.__struct_fields__:
+        key, kind = f"{prefix}.{field}", hints[field]
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+            yield from _leaves(key, kind)
+        else:
+            yield key, kind
+
+
+def keys() -> dict[str, Any]:
+    """Return every key with the type of its value, in the order of the Structs."""
+    return {key: kind for name, struct in _sections().items() for key, kind in _leaves(name, struct)}
+
+
+def variable(key: str) -> str:
+    """Return the name of the environment variable of ``key``."""
+    return ENVIRONMENT_PREFIX + key.replace(".", "_").upper()
+
+
+def load(
+    path: str | Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, object] | None = None,
+) -> Config:
+    """Return the settings of a process.
+
+    ``path`` is a TOML file (None: the one that SPARROWMQ_CONFIG names, if any), ``environ`` the environment,
+    ``flags`` values by key, where None means not given. Raises ConfigError naming the source, the key, what
+    was expected and what was found.
+    """
+    environ = environ or {}
+    known = keys()
+    path = path or environ.get(CONFIG_VARIABLE) or None
+    values: dict[str, Any] = {}
+    sources = dict.fromkeys(known, "default")
+    if path is not None:
+        file = Path(path)
+        for key, (value, line) in _read(file, known).items():
+            where = f"{file}:{line}" if line else str(file)
+            values[key] = _convert(key, value, known[key], where, strict=True)
+            sources[key] = where
+    for key, name in _named(environ, known):
+        values[key] = _convert(key, environ[name], known[key], f"environment variable {name}", strict=False)
+        sources[key] = f"environment variable {name}"
+    for key, value in (flags or {}).items():
+        if value is None:
+            continue
+        if key not in known:
+            raise _unknown(key, known, "flag")
+        values[key] = _convert(key, value, known[key], "flag", strict=False)
+        sources[key] = "flag"
+    config = msgspec.structs.replace(msgspec.convert(_nest(values), Config), sources=sources)
+    check_exposure(config.scheduler, config.security)
+    return config
+
+
+def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        table = nested
+        for section in sections:
+            table = table.setdefault(section, {})
+        table[name] = value
+    return nested
+
+
+def _convert(key: str, value: object, kind: Any, where: str, *, strict: bool) -> Any:
+    try:
+        return msgspec.convert(value, kind, strict=strict)
+    except msgspec.ValidationError as error:
+        reason = str(error).replace("`", "")
+        shown = "(not shown)" if key == "store.url" else repr(value)
+        raise ConfigError(f"{where}: {key}: {reason[:1].lower()}{reason[1:]}; the value is {shown}") from None
+
+
+def _unknown(key: str, known: Mapping[str, Any], where: str) -> ConfigError:
+    nearest = _nearest(key, known)
+    hint = f"did you mean {nearest}?" if nearest else "config/default.toml lists every setting"
+    return ConfigError(f"{where}: there is no setting {key}", hint=hint)
+
+
+def _nearest(key: str, known: Mapping[str, Any]) -> str:
+    import difflib  # only a mistake pays for it
+
+    return next(iter(difflib.get_close_matches(key, list(known), n=1, cutoff=0.6)), "")
+
+
+def _read(file: Path, known: Mapping[str, Any]) -> dict[str, tuple[Any, int]]:
+    """Return the file's values by key, each with its line (0: not found)."""
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror or error}") from None
+    if len(raw) > FILE_BYTES_MAX:
+        raise ConfigError(f"{file} is larger than {FILE_BYTES_MAX:,} bytes; that is no configuration file")
+    try:
+        text = raw.decode()
+        document = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not UTF-8 text (byte {error.start})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not TOML: {error}") from None
+    lines = _lines(text)
+    tables = {key.rpartition(".")[0] for key in known}
+    values: dict[str, tuple[Any, int]] = {}
+    pending: list[tuple[str, Any]] = list(document.items())
+    while pending:
+        key, value = pending.pop()
+        line = lines.get(key, 0)
+        if key in known:
+            values[key] = (value, line)
+        elif key in tables and isinstance(value, dict):
+            pending.extend((f"{key}.{name}", inner) for name, inner in value.items())
+        elif key in tables:
+            raise ConfigError(f"{file}:{line}: {key} is a table of settings; write [{key}] and its keys below")
+        else:
+            raise _unknown(key, {**known, **dict.fromkeys(tables)}, f"{file}:{line}" if line else str(file))
+    return values
+
+
+def _lines(text: str) -> dict[str, int]:
+    """Return the line of each table header and assignment, as far as a look at single lines tells."""
+    lines: dict[str, int] = {}
+    table = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := _HEADER.match(line):
+            table = header[1].replace(" ", "")
+            lines.setdefault(table, number)
+        elif assignment := _ASSIGNMENT.match(line):
+            lines.setdefault(f"{table}.{assignment[1]}" if table else assignment[1], number)
+    return lines
+
+
+def _named(environ: Mapping[str, str], known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (key, variable) for each setting in the environment; a misspelt one is an error.
+
+    A variable whose second word is not (nearly) a section belongs to somebody else: tasks, for example, find
+    SPARROWMQ_JOB in their environment.
+    """
+    by_variable = {variable(key): key for key in known}
+    sections = {name.upper(): None for name in _sections()}
+    for name in sorted(environ):
+        if name in by_variable:
+            yield by_variable[name], name
+        elif name.startswith(ENVIRONMENT_PREFIX) and not _SERVICE_LINK.search(name):
+            section, _, rest = name.removeprefix(ENVIRONMENT_PREFIX).partition("_")
+            if rest and (section in sections or _nearest(section, sections)):
+                nearest = _nearest(name, by_variable)
+                hint = f"did you mean {nearest}?" if nearest else "config/default.toml lists every setting"
+                raise ConfigError(f"environment variable {name}: there is no such setting", hint=hint)
+
+
+def check_exposure(scheduler: SchedulerSettings, security: SecuritySettings) -> None:
+    """Raise ConfigError when an address is bound beyond loopback and nobody said that this is meant."""
+    if security.insecure:
+        return
+    for key in ("bind_workers", "bind_clients"):
+        address = getattr(scheduler, key)
+        if not _is_local(address):
+            raise ConfigError(
+                f"scheduler.{key} = {address} can be reached from other machines, and whoever reaches it can run "
+                "code on the workers",
+                hint="bind to 127.0.0.1, or say --insecure (security.insecure = true) on a network that you trust",
+            )
+
+
+def _is_local(address: str) -> bool:
+    if address.startswith("ipc://"):
+        return True
+    host = address.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    if host in ("localhost", "lo"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a host name, another interface, or "*"
+        return False

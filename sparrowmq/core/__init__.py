@@ -1,0 +1,1 @@
+"""The state machines: scheduler, node monitor, client session. No I/O, no clock, no global state."""

@@ -1,0 +1,193 @@
+"""A scheduler's dealings with clients: jobs in, recalls, kills, leases.
+
+Owns: what a client may ask for and what it is answered. Must not know: workers beyond sending them recalls and
+kills, or how tasks are placed.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from sparrowmq.core.effects import Peer
+from sparrowmq.core.job import LAUNCHED, UNPLACED, Job
+from sparrowmq.core.outcomes import Outcomes
+from sparrowmq.core.peers import Client, Recall
+from sparrowmq.core.placer import Placer
+from sparrowmq.core.state import State
+from sparrowmq.errors import UsageError
+from sparrowmq.placement import canonical
+from sparrowmq.protocol import messages as m
+
+RECALLS_MAX: Final = 10_000
+
+
+class Clients:
+    """The client side of one scheduler."""
+
+    def __init__(self, state: State, placer: Placer, outcomes: Outcomes) -> None:
+        self._state = state
+        self._placer = placer
+        self._outcomes = outcomes
+        self._recalls: dict[int, Recall] = {}
+        self._recall_number = 0
+
+    def hello(self, now: float, peer: Peer, hello: m.Hello, welcome: m.Welcome) -> None:
+        """A client came, or came back: tell it which of its jobs live on, and what it has not acknowledged."""
+        state = self._state
+        client = state.clients.get(hello.id)
+        if client is not None and hello.incarnation > client.incarnation:
+            self.forget(now, client, "its client was restarted")
+            client = None
+        if client is None:
+            client = state.clients[hello.id] = Client(hello.id, hello.incarnation, peer)
+        client.peer, client.gone_at = peer, None
+        state.peers[peer] = client
+        wanted = set(hello.jobs)
+        for job_id in sorted(client.jobs - wanted):
+            self._outcomes.abort(now, state.jobs[job_id], "its client has moved it elsewhere")
+        known = (client.jobs | {outcome.job for outcome in client.outbox}) & wanted
+        state.send(peer, msgspec.structs.replace(welcome, jobs=sorted(known)))
+        for outcome in client.outbox:
+            state.send(peer, outcome)
+        if client.starved:
+            self._outcomes.resume(now, client)
+        if state.draining:
+            state.send(peer, m.Goodbye("draining"))
+
+    def submit(self, now: float, client: Client, submit: m.Submit) -> None:
+        """Take a job, or say why not. The same job again is the same job; a later epoch replaces it."""
+        state = self._state
+        known = state.jobs.get(submit.job)
+        if known is not None and submit.epoch == known.epoch and known.client == client.id:
+            self._accept(now, client, known)
+            return
+        if known is not None and (submit.epoch <= known.epoch or known.client != client.id):
+            state.send(client.peer, m.Stale(known.id, known.epoch))
+            return
+        refusal = self._refusal(submit)
+        if refusal is not None:
+            state.count("rejected")
+            state.send(client.peer, refusal)
+            return
+        if known is not None:
+            self._outcomes.abort(now, known, "its client has resubmitted it")
+        job = Job(submit, client.id, now)
+        job.spec = msgspec.structs.replace(submit.spec, policy=canonical(submit.spec.policy))
+        state.jobs[job.id] = job
+        client.jobs.add(job.id)
+        state.tasks += job.tasks
+        state.bytes += job.bytes
+        state.count("jobs")
+        state.count("tasks", job.tasks)
+        self._accept(now, client, job)
+        self._outcomes.place(now, job)
+        if not job.ever_eligible:
+            state.timers.add(now + state.settings.unschedulable_after_s, ("unschedulable", job.id, job.epoch))
+
+    def _accept(self, now: float, client: Client, job: Job) -> None:
+        self._state.send(client.peer, m.Accepted(job.id, job.epoch, len(self._placer.eligible(now, job))))
+
+    def _refusal(self, submit: m.Submit) -> m.Rejected | None:
+        """Return why this job cannot be taken, or None."""
+        state, limits = self._state, self._state.settings.limits
+        try:
+            canonical(submit.spec.policy)
+        except UsageError as error:
+            return m.Rejected(submit.job, submit.epoch, "invalid", str(error))
+        if state.draining:
+            return m.Rejected(submit.job, submit.epoch, "draining", f"{state.id} is shutting down", 0.1)
+        size = sum(map(len, submit.payloads)) + len(submit.function)
+        for what, have, more, limit in (
+            ("unfinished jobs", len(state.jobs), 1, limits.jobs),
+            ("unfinished tasks", state.tasks, submit.count, limits.tasks),
+            ("payload bytes", state.bytes, size, limits.payload_bytes),
+        ):
+            if more > limit:
+                detail = f"{more:,} {what} in one job: the limit of {state.id} is {limit:,}; split the job"
+                return m.Rejected(submit.job, submit.epoch, "too_large", detail)
+            if have + more > limit:
+                detail = f"{have + more:,} {what} would exceed the limit of {limit:,} of {state.id}"
+                return m.Rejected(submit.job, submit.epoch, "busy", detail, 0.5)
+        return None
+
+    def _own_job(self, client: Client, job_id: str, epoch: int) -> Job | None:
+        job = self._state.jobs.get(job_id)
+        return job if job is not None and job.client == client.id and job.epoch == epoch else None
+
+    def _unfinished(self, job: Job, indices: list[int]) -> tuple[list[int], dict[str, list[int]]]:
+        """Split the unfinished ones of ``indices`` (empty: all) into those that wait here and those at each worker."""
+        waiting: list[int] = []
+        at: dict[str, list[int]] = {}
+        for index in job.unfinished(dict.fromkeys(indices)):
+            if job.state[index] == UNPLACED:
+                waiting.append(index)
+            elif job.state[index] == LAUNCHED:
+                at.setdefault(str(job.place[index]), []).append(index)
+        return waiting, at
+
+    def recall(self, now: float, client: Client, message: m.Recall) -> None:
+        """Cancel what has not started: here at once, at workers as soon as they have given it back."""
+        state = self._state
+        job = self._own_job(client, message.job, message.epoch)
+        if job is None or len(self._recalls) >= RECALLS_MAX or not message.indices:
+            state.send(client.peer, m.Returned(message.request, message.job, message.epoch, []))
+            return
+        waiting, at = self._unfinished(job, message.indices)
+        self._recall_number += 1
+        recall = Recall(client.id, message.request, job.id, set(at), waiting)
+        self._recalls[self._recall_number] = recall
+        for worker_id, indices in at.items():
+            worker = state.workers[worker_id]
+            if worker.peer is None:
+                recall.waiting.discard(worker_id)  # its fate is open: too late for this recall
+            state.send(worker.peer, m.Recall(self._recall_number, job.id, job.epoch, indices))
+        self._outcomes.end(now, job, waiting, m.CANCELLED, b"")
+        self._answer(self._recall_number)
+
+    def recalled(self, number: int, worker: str, indices: list[int]) -> bool:
+        """A worker gave these back (none: all had started); return whether a recall waited for that."""
+        recall = self._recalls.get(number)
+        if recall is None or worker not in recall.waiting:
+            return False
+        recall.waiting.discard(worker)
+        recall.cancelled += indices
+        self._answer(number)
+        return True
+
+    def worker_gone(self, worker: str) -> None:
+        """This worker will not answer any recall any more."""
+        for number in [number for number, recall in self._recalls.items() if worker in recall.waiting]:
+            self.recalled(number, worker, [])
+
+    def _answer(self, number: int) -> None:
+        recall = self._recalls[number]
+        if recall.waiting:
+            return
+        del self._recalls[number]
+        client = self._state.clients.get(recall.client)
+        if client is not None:
+            self._state.send(client.peer, m.Returned(recall.request, recall.job, 0, recall.cancelled))
+
+    def kill(self, now: float, client: Client, message: m.Kill) -> None:
+        """End tasks, running ones too; their outcome is what the worker then reports, mostly `cancelled`."""
+        job = self._own_job(client, message.job, message.epoch)
+        if job is None:
+            return
+        waiting, at = self._unfinished(job, message.indices)
+        for worker_id, indices in at.items():
+            job.doomed.update(indices)
+            self._state.send(self._state.workers[worker_id].peer, m.Kill(job.id, job.epoch, indices))
+        self._outcomes.end(now, job, waiting, m.CANCELLED, b"")
+
+    def forget(self, now: float, client: Client, why: str) -> None:
+        """The client is gone for good: so are its jobs."""
+        state = self._state
+        state.dismiss(client.peer)
+        client.peer = None
+        for job_id in sorted(client.jobs):
+            self._outcomes.abort(now, state.jobs[job_id], why)
+        state.bytes -= client.outbox.bytes
+        state.clients.pop(client.id, None)
+        self._outcomes.leave_if_drained()

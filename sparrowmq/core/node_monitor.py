@@ -1,0 +1,475 @@
+"""The node monitor: a worker's brain. Queues reservations, asks for tasks, hands them to slots, reports results.
+
+Owns: the connections to schedulers and what goes over them, the queue, drain. Must not know: sockets,
+processes, clocks, or what a payload holds (user code runs in slots, never here).
+
+SOSP 2013, 3.4: a reservation that reaches the head of the queue while a slot is free becomes a request; the
+answer is a task or a no-op. `workplace` holds the slots' side of this; this room talks to schedulers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from sparrowmq.core.effects import AnyEffect, Close, Connect, Exit, Log, Send
+from sparrowmq.core.links import Link, Request
+from sparrowmq.core.queue import Entry
+from sparrowmq.core.slots import Batch
+from sparrowmq.core.timers import Timers
+from sparrowmq.core.workplace import Workplace
+from sparrowmq.protocol import messages as m
+from sparrowmq.settings import WorkerSettings
+
+REFUSED_RETRY_S: Final = 5.0
+
+
+class NodeMonitor:
+    """One worker. Drivers call the event methods and carry out `take_effects`, in order."""
+
+    def __init__(
+        self,
+        *,
+        id: str,
+        incarnation: int,
+        slots: int,
+        settings: WorkerSettings,
+        package: str = "",
+        python: str = "",
+        host: str = "",
+        pid: int = 0,
+    ) -> None:
+        self.id = id
+        self.incarnation = incarnation
+        self.settings = settings
+        self.links: dict[str, Link] = {}
+        self.draining = False
+        self._left = False
+        self._hello = m.Hello(m.PROTOCOL, package, m.WORKER, id, incarnation, python, host, pid, slots)
+        self._peers: dict[int, Link] = {}
+        self._last_peer = 0
+        self._last_request = 0
+        self._timers: Timers[tuple[Any, ...]] = Timers()
+        self._effects: list[AnyEffect] = []
+        self._now = 0.0
+        self._watching = False
+        self.place = Workplace(slots, settings, self._effects, self._timers, self._report, self._give_back)
+        self._handlers: dict[type, Callable[[float, Link, Any], None]] = {
+            m.Welcome: self._on_welcome,
+            m.Refused: self._on_refused,
+            m.Probe: self._on_probe,
+            m.Task: self._on_task,
+            m.NoOp: self._on_no_op,
+            m.Cancel: self._on_cancel,
+            m.Recall: self._on_recall,
+            m.ResultAck: lambda now, link, message: link.outbox.acknowledge(message.seq),
+            m.Kill: self._on_kill,
+            m.Ping: lambda now, link, message: self._send(link, m.Pong(message.n)),
+            m.Goodbye: self._on_goodbye,
+        }
+        self._due: dict[str, Callable[..., None]] = {
+            "connect": self._due_connect,
+            "grace": self._due_grace,
+            "unanswered": self._due_unanswered,
+            "silence": self._due_silence,
+            "deadline": self._due_deadline,
+            "watch": self.place.due_watch,
+            "timeout": self.place.due_timeout,
+            "respawn": self.place.due_respawn,
+        }
+
+    @property
+    def connected(self) -> int:
+        """How many schedulers have welcomed this worker."""
+        return sum(link.welcomed for link in self.links.values())
+
+    # -- the driver's side: schedulers
+
+    def start(self, now: float) -> None:
+        """Bring the slots up."""
+        self.place.start()
+
+    def schedulers_changed(self, now: float, addresses: dict[str, str]) -> None:
+        """The registry lists these schedulers (id -> address of their worker socket)."""
+        self._now = now
+        for known in self.links.values():
+            known.listed = known.scheduler in addresses
+        for scheduler, address in addresses.items():
+            link = self.links.get(scheduler)
+            if link is None and len(self.links) < self.settings.limits.schedulers:
+                link = self.links[scheduler] = Link(scheduler, address, down_since=now)
+            if link is not None:
+                link.address = address
+                self._connect(now, link)
+
+    def receive(self, now: float, peer: int, message: m.AnyMessage) -> None:
+        """A message from a scheduler. Never raises for anything that decodes."""
+        self._now = now
+        link = self._peers.get(peer)
+        handler = self._handlers.get(type(message))
+        if link is None or handler is None:
+            return
+        link.heard_at = now
+        if link.silent:
+            link.silent = False
+            self.place.queue.unpark(link.scheduler)
+        if not link.welcomed and not isinstance(message, m.Welcome | m.Refused):
+            return
+        handler(now, link, message)
+
+    def lost(self, now: float, peer: int) -> None:
+        """The connection is gone: what was asked over it is queued again, and it is tried anew."""
+        self._now = now
+        link = self._peers.get(peer)
+        if link is not None:
+            self._disconnected(now, link)
+            if link.listed or link.failures < 3 or link.down_since == now:
+                self._timers.add(now + link.retry_after_s(), ("connect", link.scheduler))
+            elif now - link.down_since >= self.settings.scheduler_grace_s:
+                self._forget(link)
+
+    def _disconnected(self, now: float, link: Link) -> None:
+        self._peers.pop(link.peer, None)
+        link.failures = 0 if link.welcomed else link.failures + 1
+        if link.welcomed:
+            link.down_since = now
+            self._timers.add(now + self.settings.scheduler_grace_s, ("grace", link.scheduler, now))
+            self._log("info", "scheduler lost", scheduler=link.scheduler)
+        link.peer, link.welcomed, link.silent = 0, False, False
+        for request in list(link.requests.values()):
+            self._forget_request(link, request)
+            entry = Entry(link.scheduler, request.job, request.epoch, request.round, request.count)
+            self.place.queue.add(entry, first=True)
+        self.place.queue.park(link.scheduler)
+
+    def _connect(self, now: float, link: Link) -> None:
+        if link.peer or self.draining:
+            return
+        self._last_peer += 1
+        link.peer = self._last_peer
+        link.heard_at = now
+        self._peers[link.peer] = link
+        self._effects.append(Connect(link.peer, link.address))
+        hello = msgspec.structs.replace(
+            self._hello, reserved=self.place.reserved_by(link.scheduler), held=self._held_by(link)
+        )
+        self._effects.append(Send(link.peer, hello))
+        if not self._watching:
+            self._watching = True
+            self._timers.add(now + self.settings.ping_interval_s, ("silence",))
+
+    def _held_by(self, link: Link) -> list[m.Held]:
+        held = self.place.held_by(link.scheduler)
+        held += [m.Held(r.job, r.epoch, list(r.indices), list(r.attempts)) for r in link.outbox]
+        return held
+
+    # -- the driver's side: slots (see Workplace for what they mean)
+
+    def slot_ready(self, now: float, slot: int, pid: int) -> None:
+        """The slot's process is up."""
+        self._now = now
+        self.place.ready(slot, pid)
+
+    def slot_results(
+        self, now: float, slot: int, first_seq: int, statuses: bytes, service_us: list[int], payloads: list[m.Payload]
+    ) -> None:
+        """The slot's tasks from ``first_seq`` on have ended."""
+        self._now = now
+        self.place.results(now, slot, first_seq, statuses, service_us, payloads)
+
+    def slot_exited(self, now: float, slot: int, cause: str, current_seq: int) -> None:
+        """The slot's process is gone; ``current_seq`` is the task that it was running, 0 if none."""
+        self._now = now
+        self.place.exited(now, slot, cause, current_seq)
+
+    def slot_reclaimed(self, now: float, slot: int, after_seq: int) -> None:
+        """Nothing with a sequence number above ``after_seq`` that the slot held at the reclaim ever starts."""
+        self._now = now
+        self.place.reclaimed(slot, after_seq)
+
+    # -- the driver's side: time
+
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+        self._now = now
+        for name, *arguments in self._timers.due(now):
+            self._due[name](now, *arguments)
+
+    def next_deadline(self) -> float | None:
+        """Return when `tick` is wanted next (monotonic seconds), or None."""
+        return self._timers.next()
+
+    def take_effects(self) -> list[AnyEffect]:
+        """Return what is to be done since the last call, in order. Free slots ask for tasks here, once a turn."""
+        self._feed()
+        if self.draining and not self._left:
+            self._leave_if_drained()
+        effects = self._effects[:]
+        self._effects.clear()
+        return effects
+
+    def drain(self, now: float, deadline: float) -> None:
+        """Finish what runs, hand everything else back, then exit; at ``deadline`` exit anyway."""
+        self._now = now
+        if self.draining:
+            return
+        self.draining = True
+        self._log("info", "draining", running=self.place.running())
+        self._timers.add(deadline, ("deadline",))
+        for link in self.links.values():
+            if link.welcomed:
+                self._send(link, m.Goodbye("draining"))
+        self.place.empty_queue("drain")
+        for slot in self.place.slots:
+            if slot.held_count > 1:
+                self.place.reclaim(slot, "drain")
+
+    # -- messages from schedulers
+
+    def _on_welcome(self, now: float, link: Link, message: m.Welcome) -> None:
+        if link.incarnation and link.incarnation != message.incarnation:
+            self._drop_entries(link)  # it was restarted and knows nothing of them
+        link.incarnation = message.incarnation
+        link.welcomed = True
+        link.failures = 0
+        self.place.queue.unpark(link.scheduler)
+        self._log("info", "scheduler found", scheduler=link.scheduler, address=link.address)
+        for result in link.outbox:
+            self._send(link, result)
+        if self.draining:
+            self._send(link, m.Goodbye("draining"))
+
+    def _on_refused(self, now: float, link: Link, message: m.Refused) -> None:
+        self._log("error", "refused by scheduler", scheduler=link.scheduler, code=message.code, detail=message.detail)
+        self._drop_link(now, link, REFUSED_RETRY_S)
+
+    def _drop_link(self, now: float, link: Link, retry_after_s: float) -> None:
+        self._effects.append(Close(link.peer))
+        self._disconnected(now, link)
+        self._timers.add(now + retry_after_s, ("connect", link.scheduler))
+
+    def _on_probe(self, now: float, link: Link, probe: m.Probe) -> None:
+        if self._stale(link, probe.job, probe.epoch):
+            return
+        if not probe.count:
+            place = self.place
+            load = m.Load(probe.job, probe.epoch, probe.round, place.waiting(), place.running(), len(place.slots))
+            self._send(link, load)
+        else:
+            self._enqueue(link, Entry(link.scheduler, probe.job, probe.epoch, probe.round, probe.count))
+
+    def _enqueue(self, link: Link, entry: Entry) -> None:
+        limits, queue = self.settings.limits, self.place.queue
+        tasks = entry.count if entry.tasks else 0
+        if self.draining or len(queue) >= limits.queue_entries or queue.tasks + tasks > limits.queued_tasks:
+            waiting = entry.waiting()
+            indices, attempts = [index for index, _ in waiting], [attempt for _, attempt in waiting]
+            reason = "drain" if self.draining else "full"
+            self._send(link, m.Returned(0, entry.job, entry.epoch, indices, attempts, reason))
+        else:
+            queue.add(entry)
+
+    def _stale(self, link: Link, job: str, epoch: int) -> bool:
+        """Answer for an epoch that is over (DESIGN rule 7); a new epoch removes what is queued of older ones."""
+        known = self.place.epoch(job, epoch)
+        if known > epoch:
+            self._send(link, m.Stale(job, known))
+        return known > epoch
+
+    def _on_task(self, now: float, link: Link, task: m.Task) -> None:
+        if self._stale(link, task.job, task.epoch) or not task.indices:
+            return
+        function = self.place.function(task)
+        if function is None:
+            self._give_back(link.scheduler, task.job, task.epoch, task.indices, task.attempts, "function")
+            request = link.requests.get(task.request)
+            if request is not None:
+                self._consume(link, request, len(task.indices))
+            return
+        if task.renew:
+            self._enqueue(link, Entry(link.scheduler, task.job, task.epoch, task.round, task.renew))
+        if not task.request:
+            entry = Entry(link.scheduler, task.job, task.epoch, task.round, len(task.indices), task, function)
+            self._enqueue(link, entry)
+            return
+        request = link.requests.get(task.request)
+        slot = self.place.slots[request.slot] if request is not None else self.place.idle()
+        if request is not None:
+            link.answered(request, now)
+            self._consume(link, request, len(task.indices))
+        if self.draining or slot is None or not slot.up:
+            reason = "drain" if self.draining else "late"
+            self._give_back(link.scheduler, task.job, task.epoch, task.indices, task.attempts, reason)
+        else:
+            self.place.hand(now, slot, task, link.scheduler, function)
+
+    def _on_no_op(self, now: float, link: Link, message: m.NoOp) -> None:
+        request = link.requests.get(message.request)
+        if request is not None:
+            link.answered(request, now)
+            self._consume(link, request, message.count)
+
+    def _consume(self, link: Link, request: Request, count: int) -> None:
+        request.count -= count
+        if request.count <= 0:
+            self._forget_request(link, request)
+
+    def _forget_request(self, link: Link, request: Request) -> None:
+        link.requests.pop(request.number, None)
+        slot = self.place.slots[request.slot]
+        if slot.request == request.number:
+            slot.request = 0
+
+    def _on_cancel(self, now: float, link: Link, message: m.Cancel) -> None:
+        self.place.queue.remove(
+            lambda entry: (
+                entry.tasks is None
+                and entry.job == message.job
+                and entry.scheduler == link.scheduler
+                and entry.epoch <= message.epoch
+                and entry.round <= message.round
+            )
+        )
+
+    def _on_recall(self, now: float, link: Link, message: m.Recall) -> None:
+        self.place.recall(link.scheduler, message)
+
+    def _on_kill(self, now: float, link: Link, message: m.Kill) -> None:
+        self.place.kill(link.scheduler, message)
+
+    def _on_goodbye(self, now: float, link: Link, message: m.Goodbye) -> None:
+        if message.reason != "draining":
+            self._drop_link(now, link, link.retry_after_s())
+
+    # -- towards schedulers
+
+    def _feed(self) -> None:
+        """Give every slot that is free, or about to be, the next thing in the queue."""
+        if self.draining or self._unacknowledged() > self.settings.limits.unacked_bytes:
+            return
+        for slot in self.place.slots:
+            while slot.up and not slot.request and not slot.reclaiming:
+                entry = self.place.queue.head()
+                if entry is None:
+                    return
+                link = self.links[entry.scheduler]
+                count = self.place.wanted(slot, entry, link.rtt_s)
+                if not count:
+                    break
+                if entry.tasks is not None:
+                    tasks = self.place.queue.start(entry, count)
+                    self.place.hand(self._now, slot, tasks, entry.scheduler, entry.function)
+                else:
+                    self._request(link, slot.number, entry, count)
+
+    def _request(self, link: Link, slot: int, entry: Entry, count: int) -> None:
+        self.place.queue.take(entry, count)
+        self._last_request += 1
+        number = self._last_request
+        link.requests[number] = Request(number, slot, entry.job, entry.epoch, entry.round, count, self._now)
+        self.place.slots[slot].request = number
+        self._send(link, m.Request(number, entry.job, entry.epoch, entry.round, count))
+        if not link.waiting:
+            link.waiting = True
+            self._timers.add(self._now + self.settings.request_timeout_s, ("unanswered", link.scheduler))
+
+    def _unacknowledged(self) -> int:
+        return sum(link.outbox.bytes for link in self.links.values())
+
+    def _report(
+        self, batch: Batch, indices: list[int], attempts: list[int], statuses: bytes, us: list[int],
+        payloads: list[m.Payload],
+    ) -> float:  # fmt: skip
+        """Tell the scheduler of these tasks how they ended; return the round trip to it."""
+        link = self.links.get(batch.scheduler)
+        if link is None:
+            return 0.0  # its scheduler is gone for good, and its client has moved the job elsewhere
+        result = m.Result(
+            link.outbox.next_seq, batch.job, batch.epoch, indices, attempts, statuses, us, payloads
+        )
+        self._send(link, link.outbox.put(result, sum(map(len, payloads)) + 16 * len(indices)))
+        return link.rtt_s
+
+    def _give_back(
+        self, scheduler: str, job: str, epoch: int, indices: list[int], attempts: list[int], reason: str,
+        request: int = 0,
+    ) -> None:  # fmt: skip
+        """These tasks have not started here and never will. (Lost on the way, the next inventory says the same.)"""
+        link = self.links.get(scheduler)
+        if link is not None and (indices or request):
+            self._send(link, m.Returned(request, job, epoch, indices, attempts, reason))
+
+    def _send(self, link: Link, message: m.AnyMessage) -> None:
+        if link.welcomed:
+            self._effects.append(Send(link.peer, message))
+
+    def _log(self, level: str, event: str, **fields: object) -> None:
+        self._effects.append(Log(level, event, fields))
+
+    # -- deadlines
+
+    def _due_connect(self, now: float, scheduler: str) -> None:
+        link = self.links.get(scheduler)
+        if link is None or link.peer:
+            return
+        if link.listed or now - link.down_since < self.settings.scheduler_grace_s:
+            self._connect(now, link)
+        else:
+            self._forget(link)
+
+    def _due_grace(self, now: float, scheduler: str, down_since: float) -> None:
+        """A scheduler has been away for long: its clients have gone elsewhere."""
+        link = self.links.get(scheduler)
+        if link is not None and not link.welcomed and link.down_since == down_since:
+            self._drop_entries(link)
+            if not link.listed and not link.peer:
+                self._forget(link)
+
+    def _drop_entries(self, link: Link) -> None:
+        self.place.queue.remove(lambda entry: entry.scheduler == link.scheduler)
+
+    def _forget(self, link: Link) -> None:
+        self._drop_entries(link)
+        self.place.queue.unpark(link.scheduler)
+        self.links.pop(link.scheduler, None)
+
+    def _due_unanswered(self, now: float, scheduler: str) -> None:
+        """A request without an answer: use the slot for others until this scheduler is heard (DESIGN rule 11)."""
+        link = self.links.get(scheduler)
+        if link is None:
+            return
+        overdue = now - self.settings.request_timeout_s + 1e-9
+        for request in [request for request in link.requests.values() if request.sent_at <= overdue]:
+            self._forget_request(link, request)
+            if link.heard_at <= overdue and not link.silent:
+                link.silent = True
+                self.place.queue.park(scheduler)
+        oldest = min((request.sent_at for request in link.requests.values()), default=None)
+        link.waiting = oldest is not None
+        if oldest is not None:
+            self._timers.add(oldest + self.settings.request_timeout_s, ("unanswered", scheduler))
+
+    def _due_silence(self, now: float) -> None:
+        """A scheduler pings its workers; one that says nothing for long is as good as disconnected."""
+        for link in list(self.links.values()):
+            if link.peer and now - link.heard_at > self.settings.silent_after_s:
+                self._drop_link(now, link, link.retry_after_s())
+        self._watching = bool(self.links)
+        if self._watching:
+            self._timers.add(now + self.settings.ping_interval_s, ("silence",))
+
+    def _leave_if_drained(self) -> None:
+        asking = any(link.requests or (link.welcomed and len(link.outbox)) for link in self.links.values())
+        if not asking and not self.place.running() and not self.place.waiting():
+            self._leave("drained")
+
+    def _due_deadline(self, now: float) -> None:
+        self._leave("the drain's deadline has passed")
+
+    def _leave(self, reason: str) -> None:
+        for link in self.links.values():
+            self._send(link, m.Goodbye("leaving"))
+        self._effects.append(Exit(reason))
+        self._left = True

@@ -1,0 +1,46 @@
+"""What was said and must be said again until it is acknowledged (DESIGN rule 1).
+
+Owns: sequence numbers, the messages that wait for an acknowledgement, their size. Must not know: what the
+messages mean, or when to resend; used by schedulers for outcomes and by node monitors for results.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+Message = TypeVar("Message")
+
+
+class Outbox(Generic[Message]):
+    """Messages in order of their sequence numbers, which start at 1; acknowledgements are cumulative."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[int, Message, int]] = deque()
+        self._seq = 0
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[Message]:
+        return (message for _, message, _ in self._waiting)
+
+    @property
+    def next_seq(self) -> int:
+        """The number that the next message must carry."""
+        return self._seq + 1
+
+    def put(self, message: Message, size: int) -> Message:
+        """Keep ``message``, which carries `next_seq`; ``size`` is what it weighs in bytes."""
+        self._seq += 1
+        self._waiting.append((self._seq, message, size))
+        self.bytes += size
+        return message
+
+    def acknowledge(self, seq: int) -> None:
+        """Drop everything up to ``seq``."""
+        waiting = self._waiting
+        while waiting and waiting[0][0] <= seq:
+            self.bytes -= waiting.popleft()[2]

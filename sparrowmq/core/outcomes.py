@@ -1,0 +1,130 @@
+"""How tasks and jobs end: reported once to their client, kept until it has them.
+
+Owns: final states, outcomes and their acknowledgement, taking back what was launched in vain, closing a job.
+Must not know: why something ended; that is decided by its callers (`clients`, `workers`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sparrowmq.core import report
+from sparrowmq.core.effects import Exit
+from sparrowmq.core.job import Job
+from sparrowmq.core.peers import Client
+from sparrowmq.core.placer import Placer
+from sparrowmq.core.state import State
+from sparrowmq.protocol import messages as m
+
+
+class Outcomes:
+    """Ends tasks and jobs of one scheduler."""
+
+    def __init__(self, state: State, placer: Placer) -> None:
+        self._state = state
+        self._placer = placer
+
+    def place(self, now: float, job: Job) -> None:
+        """Place what is unplaced, unless the job's client has no credit for more outcomes (DESIGN rule 11)."""
+        client = self._state.clients[job.client]
+        if not self.has_credit(client):
+            client.starved = True
+            return
+        self.expect_loads(self._placer.place(now, job), job)
+
+    def expect_loads(self, until: float | None, job: Job) -> None:
+        """A round of load probes is out until then (None: none is)."""
+        if until is not None:
+            self._state.timers.add(until, ("sampling", job.id, job.epoch, job.round))
+
+    def has_credit(self, client: Client) -> bool:
+        """Whether this client takes its outcomes fast enough to be given more."""
+        return client.outbox.bytes < self._state.settings.limits.client_credit_bytes
+
+    def acknowledged(self, now: float, client: Client, seq: int) -> None:
+        """The client has every outcome up to ``seq``."""
+        before = client.outbox.bytes
+        client.outbox.acknowledge(seq)
+        self._state.bytes -= before - client.outbox.bytes
+        if client.starved and self.has_credit(client):
+            self.resume(now, client)
+        self.leave_if_drained()
+
+    def resume(self, now: float, client: Client) -> None:
+        """The client can take outcomes again: place what was held back."""
+        client.starved = False
+        for job_id in sorted(client.jobs):
+            self.place(now, self._state.jobs[job_id])
+
+    def report(self, job: Job, indices: list[int], statuses: bytes, payloads: list[m.Payload]) -> None:
+        """Tell the client that these tasks are over."""
+        state = self._state
+        client = state.clients[job.client]
+        size = sum(map(len, payloads))
+        outcome = m.Outcome(client.outbox.next_seq, job.id, job.epoch, indices, statuses, payloads)
+        state.bytes += size
+        state.count("outcomes", len(indices))
+        state.send(client.peer, client.outbox.put(outcome, size))
+
+    def end(self, now: float, job: Job, indices: list[int], status: int, payload: bytes) -> None:
+        """These unfinished tasks are over without a result of their own."""
+        if not indices:
+            return
+        workers = self._state.workers
+        for index in indices:
+            worker = workers.get(job.place[index] or "")
+            if worker is not None:
+                worker.launched -= 1
+            job.finish(index, status)
+        self.report(job, indices, bytes([status]) * len(indices), [payload] * len(indices))
+        if not job.unplaced and job.reserved_total:
+            self._placer.withdraw(job)
+        if job.done:
+            self.close(now, job, "done" if job.counts[m.CANCELLED] < job.tasks else "cancelled")
+
+    def take_back(self, now: float, job: Job, indices: Iterable[int]) -> None:
+        """These launched tasks have not run and will not run where they were: place them again, or kill for good."""
+        doomed: list[int] = []
+        for index in indices:
+            worker = self._state.workers.get(job.place[index] or "")
+            if worker is not None:
+                worker.launched -= 1
+            job.put_back(index)
+            if index in job.doomed:
+                doomed.append(index)
+            else:
+                job.relaunches += 1
+        self.end(now, job, doomed, m.CANCELLED, b"")
+
+    def abort(self, now: float, job: Job, why: str) -> None:
+        """Nobody wants this job any more: end what runs of it, report nothing to anyone."""
+        for worker_id in sorted({place for place in job.place if place is not None}):
+            worker = self._state.workers[worker_id]
+            worker.launched -= len(job.launched_on(worker_id))
+            self._state.send(worker.peer, m.Kill(job.id, job.epoch))
+        self.close(now, job, "cancelled", why)
+
+    def close(self, now: float, job: Job, how: str, detail: str = "") -> None:
+        """The job is over: keep only its ledger."""
+        state = self._state
+        self._placer.ended(job)
+        del state.jobs[job.id]
+        client = state.clients.get(job.client)
+        if client is not None:
+            client.jobs.discard(job.id)
+        state.tasks -= job.tasks
+        state.bytes -= job.bytes
+        state.finished.append(report.job_status(job, how, now + state.unix_offset_s, now, detail))
+        self.leave_if_drained()
+
+    def leave_if_drained(self) -> None:
+        """Exit once a drain has nothing left to wait for."""
+        state = self._state
+        if state.draining and not state.jobs and not any(len(client.outbox) for client in state.clients.values()):
+            self.leave("drained")
+
+    def leave(self, reason: str) -> None:
+        """Say goodbye and end the process."""
+        for client in self._state.clients.values():
+            self._state.send(client.peer, m.Goodbye("leaving"))
+        self._state.effects.append(Exit(reason))

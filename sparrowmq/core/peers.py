@@ -1,0 +1,61 @@
+"""A scheduler's records of its peers.
+
+Owns: what a scheduler remembers of each worker and client. Must not know: what it decides from that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sparrowmq.core.effects import Peer
+from sparrowmq.core.outbox import Outbox
+from sparrowmq.protocol import messages as m
+
+
+@dataclass(slots=True)
+class Worker:
+    """A worker as its scheduler knows it. ``peer`` is None while its connection is gone (until ``lost_at``)."""
+
+    id: str
+    incarnation: int
+    hello: m.Hello
+    peer: Peer | None
+    heard_at: float
+    lost_at: float | None = None
+    draining: bool = False
+    full_until: float = 0.0  # its queue was full: not probed before
+    launched: int = 0
+    done: int = 0
+    rtt_s: float = 0.0
+    pinged_at: float = 0.0
+
+    @property
+    def state(self) -> str:
+        """ "alive", "draining" or "lost" (the connection is gone, the grace is not over)."""
+        if self.peer is None:
+            return "lost"
+        return "draining" if self.draining else "alive"
+
+
+@dataclass(slots=True)
+class Client:
+    """A client. ``peer`` is None while its connection is gone; its jobs end when the lease does."""
+
+    id: str
+    incarnation: int
+    peer: Peer | None
+    jobs: set[str] = field(default_factory=set)
+    outbox: Outbox[m.Outcome] = field(default_factory=Outbox)
+    starved: bool = False  # without credit: some of its tasks were refused to a request
+    gone_at: float | None = None
+
+
+@dataclass(slots=True)
+class Recall:
+    """A client's recall that waits for the answers of workers."""
+
+    client: str
+    request: int
+    job: str
+    waiting: set[str]
+    cancelled: list[int]

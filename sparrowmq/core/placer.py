@@ -1,0 +1,202 @@
+"""Where a scheduler puts the tasks of its jobs: probes, reservations, launches.
+
+Owns: rounds of probes (late binding) and of load samples (early binding), which worker may get what, and the
+task messages. Must not know: clients, results, or how a worker came to be known or lost; `Scheduler` tells it.
+
+Late binding (SOSP 2013, 3.4): reservations are counted per worker, never fewer than the unplaced tasks; a
+request takes tasks, the last task placed cancels the remaining reservations (3.5).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Final
+
+from sparrowmq.core.effects import Peer
+from sparrowmq.core.job import Job
+from sparrowmq.core.peers import Worker
+from sparrowmq.core.sampling import Sampling
+from sparrowmq.placement import POLICIES, late_binding, uniform
+from sparrowmq.placement.load import expected_wait
+from sparrowmq.placement.probe_ratio import probes
+from sparrowmq.protocol import messages as m
+
+SAMPLING_TIMEOUT_S: Final = 0.25  # a probed worker that has not answered by then is not waited for
+FULL_PAUSE_S: Final = 1.0  # a worker whose queue was full is not probed for so long
+
+Emit = Callable[[Peer, m.AnyMessage], None]
+
+
+class Placer:
+    """Places unplaced tasks. ``workers`` is the scheduler's own table, read only here."""
+
+    def __init__(self, workers: dict[str, Worker], rng: random.Random, emit: Emit) -> None:
+        self._workers = workers
+        self._rng = rng
+        self._emit = emit
+        self._eligible: dict[str, list[str]] = {}
+        self._sampling: dict[str, Sampling] = {}
+
+    def members_changed(self) -> None:
+        """Workers came, went, drain or are full: look at them anew."""
+        self._eligible.clear()
+
+    def eligible(self, now: float, job: Job) -> list[str]:
+        """Return the ids of the workers that may get tasks of ``job`` now."""
+        python = job.spec.python
+        found = self._eligible.get(python)
+        if found is None:
+            found = [
+                worker.id
+                for worker in self._workers.values()
+                if worker.peer is not None
+                and not worker.draining
+                and worker.full_until <= now
+                and python in ("", worker.hello.python)
+            ]
+            self._eligible[python] = found
+        return found
+
+    def place(self, now: float, job: Job) -> float | None:
+        """Find places for what is unplaced and has none coming.
+
+        Returns when to call `sampling_over` if a round of load probes has started.
+        """
+        if not job.unplaced:
+            return None
+        workers = self.eligible(now, job)
+        if not workers:
+            return None
+        job.ever_eligible = True
+        policy = POLICIES[job.spec.policy]
+        if policy.late:
+            missing = job.unplaced - job.reserved_total
+            if missing > 0:
+                job.round += 1
+                self._reserve(job, late_binding.reserve(self._rng, workers, missing, job.spec.probe_ratio))
+        elif not policy.samples:
+            self._push(job, uniform.place(self._rng, workers, job.unplaced))
+        elif job.id not in self._sampling:
+            job.round += 1
+            sampling = Sampling(self._rng, policy, workers, job.unplaced, job.spec.probe_ratio, job.round)
+            self._sampling[job.id] = sampling
+            job.probes += len(sampling.asked)
+            job.workers.update(sampling.asked)
+            for worker_id in sampling.asked:
+                self._emit(self._workers[worker_id].peer, m.Probe(job.id, job.epoch, job.round, 0))
+            return now + SAMPLING_TIMEOUT_S
+        return None
+
+    def joined(self, now: float, job: Job, worker: Worker) -> float | None:
+        """A worker came while ``job`` has unplaced tasks: leave it its share (DESIGN rule 6)."""
+        if not POLICIES[job.spec.policy].late or not job.reserved_total:
+            return self.place(now, job)
+        workers = self.eligible(now, job)
+        if worker.id in workers:
+            share = -(-probes(job.unplaced, job.spec.probe_ratio) // len(workers))
+            self._reserve(job, {worker.id: share})
+        return None
+
+    def _reserve(self, job: Job, counts: dict[str, int]) -> None:
+        for worker_id, count in counts.items():
+            worker = self._workers[worker_id]
+            job.reserve(worker_id, count)
+            job.workers.add(worker_id)
+            self._emit(worker.peer, m.Probe(job.id, job.epoch, job.round, count))
+
+    def _push(self, job: Job, counts: dict[str, int]) -> None:
+        for worker_id, count in counts.items():
+            self._launch(job, self._workers[worker_id], count, request=0)
+
+    def requested(self, job: Job, worker: Worker, message: m.Request, allowed: bool) -> None:
+        """A reservation's turn has come: launch tasks, or answer no-op for what there is no task for."""
+        job.use(worker.id, message.count)
+        taken = 0
+        if allowed and not worker.draining:
+            taken = self._launch(job, worker, message.count, message.request)
+        if taken < message.count:
+            job.no_ops += message.count - taken
+            self._emit(worker.peer, m.NoOp(message.request, message.count - taken))
+        if not job.unplaced and job.reserved_total:
+            self.withdraw(job)
+
+    def _launch(self, job: Job, worker: Worker, count: int, request: int) -> int:
+        taken = job.take(count, worker.id)
+        if not taken:
+            return 0
+        worker.launched += len(taken)
+        job.workers.add(worker.id)
+        renew = 0
+        if request and job.unplaced and worker.id not in job.reserved:
+            renew = min(len(taken), job.unplaced)
+            job.reserve(worker.id, renew)
+        function: m.Payload = b""
+        if worker.id not in job.function_at:
+            job.function_at.add(worker.id)
+            function = job.function
+        attempts = job.attempts
+        self._emit(
+            worker.peer,
+            m.Task(
+                request,
+                job.id,
+                job.epoch,
+                job.spec,
+                taken,
+                [attempts[index] for index in taken],
+                job.payloads_of(taken),
+                function,
+                renew,
+                job.round,
+            ),
+        )
+        return len(taken)
+
+    def withdraw(self, job: Job) -> None:
+        """Cancel every reservation that is left (SOSP 2013, 3.5)."""
+        for worker_id in job.withdraw():
+            self._emit(self._workers[worker_id].peer, m.Cancel(job.id, job.epoch, job.round))
+
+    def loaded(self, job: Job, worker: Worker, message: m.Load) -> None:
+        """A load came in; the last one awaited places the tasks."""
+        sampling = self._sampling.get(job.id)
+        if sampling is None or sampling.round != message.round:
+            return
+        if sampling.answer(worker.id, expected_wait(message.queued, message.running, message.slots)):
+            self._assign(job, sampling)
+
+    def sampling_over(self, job: Job, round: int) -> bool:
+        """The time for answers is up: place on those that answered; return whether that round was still open."""
+        sampling = self._sampling.get(job.id)
+        if sampling is None or sampling.round != round:
+            return False
+        self._assign(job, sampling)
+        return True
+
+    def _assign(self, job: Job, sampling: Sampling) -> None:
+        del self._sampling[job.id]
+        usable = {w: self._workers[w].hello.slots for w in sampling.loads if w in self._workers}
+        counts = sampling.assign(usable)
+        self._push(job, {w: n for w, n in counts.items() if w in usable and self._workers[w].peer is not None})
+
+    def gone(self, job: Job, worker_id: str) -> None:
+        """A worker will not answer for ``job`` any more: its reservations and its load are not awaited."""
+        job.use(worker_id, job.reserved.get(worker_id, 0))
+        self.unsampled(job, worker_id)
+
+    def unsampled(self, job: Job, worker_id: str) -> None:
+        """A worker's load is not awaited any more."""
+        sampling = self._sampling.get(job.id)
+        if sampling is not None and sampling.answer(worker_id, None):
+            self._assign(job, sampling)
+
+    def sampled(self, worker_id: str) -> list[str]:
+        """Return the jobs that wait for this worker's load."""
+        return [job for job, sampling in self._sampling.items() if worker_id in sampling.waiting]
+
+    def ended(self, job: Job) -> None:
+        """The job is over: withdraw what it left."""
+        self._sampling.pop(job.id, None)
+        if job.reserved_total:
+            self.withdraw(job)

@@ -1,0 +1,280 @@
+"""The scheduler: takes jobs from clients, places their tasks on workers, keeps each task until its result is in.
+
+Owns: which message goes to which part, hellos and refusals, liveness, status, drain. Must not know: sockets,
+clocks, what a payload holds, or that other schedulers exist (SOSP 2013, section 2: they share no state).
+
+The parts, each in a room of its own and downward: `clients` and `workers` deal with the two kinds of peers,
+`outcomes` ends tasks, `placer` finds places for them, `job` is the task table, `state` what they share.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+from sparrowmq import limits
+from sparrowmq.core import report
+from sparrowmq.core.clients import Clients
+from sparrowmq.core.effects import AnyEffect, Close, Peer
+from sparrowmq.core.outcomes import Outcomes
+from sparrowmq.core.peers import Client, Worker
+from sparrowmq.core.placer import Placer
+from sparrowmq.core.state import State
+from sparrowmq.core.workers import Workers
+from sparrowmq.protocol import messages as m
+from sparrowmq.protocol.codec import version_error
+from sparrowmq.settings import SchedulerSettings
+
+STATUS_INTERVAL_S_MIN: Final = 0.1
+
+
+class Scheduler:
+    """One scheduler. Drivers call the event methods and carry out `take_effects`, in order.
+
+    ``unix_offset_s`` turns a monotonic time into wall time, for what people read.
+    """
+
+    def __init__(
+        self,
+        *,
+        id: str,
+        incarnation: int,
+        rng: random.Random,
+        settings: SchedulerSettings,
+        package: str = "",
+        unix_offset_s: float = 0.0,
+    ) -> None:
+        self.id = id
+        self.incarnation = incarnation
+        self.state = State(id, settings, rng, unix_offset_s)
+        self._package = package
+        self._placer = Placer(self.state.workers, rng, self.state.send)
+        self._outcomes = Outcomes(self.state, self._placer)
+        self._clients = Clients(self.state, self._placer, self._outcomes)
+        self._workers = Workers(self.state, self._placer, self._outcomes, self._clients)
+        self._subscriptions: dict[tuple[Peer, int], m.Subscribe] = {}
+        self._pinging = False
+        self._from_worker: dict[type, Callable[[float, Worker, Any], None]] = {
+            m.Request: self._workers.request,
+            m.Result: self._workers.result,
+            m.Load: self._workers.load,
+            m.Returned: self._workers.returned,
+            m.Stale: self._workers.stale,
+            m.Goodbye: self._workers.goodbye,
+            m.Ping: self._on_ping,
+            m.Pong: self._on_pong,
+        }
+        self._from_client: dict[type, Callable[[float, Client, Any], None]] = {
+            m.Submit: self._clients.submit,
+            m.OutcomeAck: lambda now, client, message: self._outcomes.acknowledged(now, client, message.seq),
+            m.Recall: self._clients.recall,
+            m.Kill: self._clients.kill,
+            m.Goodbye: lambda now, client, message: self._clients.forget(now, client, "its client has left"),
+            m.Query: self._on_query,
+            m.Subscribe: self._on_subscribe,
+            m.Ping: self._on_ping,
+        }
+        self._due: dict[str, Callable[..., None]] = {
+            "bury": self._due_bury,
+            "lease": self._due_lease,
+            "sampling": self._due_sampling,
+            "unschedulable": self._due_unschedulable,
+            "full": self._due_full,
+            "pings": self._due_pings,
+            "status": self._due_status,
+            "drained": lambda now: self._outcomes.leave("the drain's deadline has passed"),
+        }
+
+    def receive(self, now: float, peer: Peer, message: m.AnyMessage) -> None:
+        """A message arrived. Never raises for anything that decodes."""
+        if isinstance(message, m.Hello):
+            self._on_hello(now, peer, message)
+            return
+        kind = type(message)
+        sender = self.state.peers.get(peer)
+        handler: Callable[[float, Any, Any], None] | None
+        if isinstance(sender, Worker):
+            sender.heard_at = now
+            handler = self._from_worker.get(kind)
+        elif isinstance(sender, Client):
+            handler = self._from_client.get(kind)
+        else:
+            self._refuse(peer, "no_hello", f"{kind.__name__.lower()} before the hello, or after the goodbye")
+            return
+        if handler is not None:
+            handler(now, cast(Any, sender), message)
+            return
+        self._refuse(peer, "forbidden", f"a {type(sender).__name__.lower()} does not send {kind.__name__.lower()}")
+        self.lost(now, peer)
+
+    def lost(self, now: float, peer: Peer) -> None:
+        """The connection is gone; its sender gets a grace to come back (DESIGN rule 8)."""
+        state = self.state
+        sender = state.peers.pop(peer, None)
+        if isinstance(sender, Worker):
+            self._workers.lost(now, sender)
+        elif isinstance(sender, Client):
+            sender.peer = None
+            sender.gone_at = now
+            state.timers.add(now + state.settings.client_lease_s, ("lease", sender.id, now))
+            for key in [key for key in self._subscriptions if key[0] == peer]:
+                del self._subscriptions[key]
+
+    def refuse(self, now: float, peer: Peer, code: str, detail: str) -> None:
+        """The driver got something from this peer that is no message: end the connection, by name."""
+        self._refuse(peer, code, detail)
+        self.lost(now, peer)
+
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+        for name, *arguments in self.state.timers.due(now):
+            self._due[name](now, *arguments)
+
+    def next_deadline(self) -> float | None:
+        """Return when `tick` is wanted next (monotonic seconds), or None."""
+        return self.state.timers.next()
+
+    def take_effects(self) -> list[AnyEffect]:
+        """Return what is to be done since the last call, in order."""
+        effects = self.state.effects[:]
+        self.state.effects.clear()
+        return effects
+
+    def drain(self, now: float, deadline: float) -> None:
+        """Take no new jobs, finish those there are, then exit; at ``deadline`` exit anyway."""
+        self.state.draining = True
+        self.state.timers.add(deadline, ("drained",))
+        self.state.log("info", "draining", jobs=len(self.state.jobs))
+        for client in self.state.clients.values():
+            self.state.send(client.peer, m.Goodbye("draining"))
+        self._outcomes.leave_if_drained()
+
+    # -- hellos and refusals
+
+    def _on_hello(self, now: float, peer: Peer, hello: m.Hello) -> None:
+        refusal = self._hello_refusal(peer, hello)
+        if refusal is not None:
+            self._refuse(peer, *refusal)
+            self.lost(now, peer)
+            return
+        tables: dict[str, Worker] | dict[str, Client]
+        tables = self.state.workers if hello.role == m.WORKER else self.state.clients
+        known = tables.get(hello.id)
+        if known is not None and known.peer is not None:  # its older connection is over, whatever the socket says
+            old = known.peer
+            self.lost(now, old)
+            self.state.effects.append(Close(old))
+        welcome = m.Welcome(self.id, self.incarnation, self._package)
+        if hello.role == m.CLIENT:
+            self._clients.hello(now, peer, hello, welcome)
+            return
+        self._workers.hello(now, peer, hello, welcome)
+        if not self._pinging:
+            self._pinging = True
+            self.state.timers.add(now + self.state.settings.ping_interval_s, ("pings",))
+
+    def _hello_refusal(self, peer: Peer, hello: m.Hello) -> tuple[str, str] | None:
+        state, bounds = self.state, self.state.settings.limits
+        known: Worker | Client | None
+        if hello.protocol != m.PROTOCOL:
+            return "version", str(version_error(hello.protocol, hello.package))
+        if peer in state.peers:
+            return "malformed", "a second hello on one connection"
+        if hello.role == m.WORKER:
+            known, have, limit = state.workers.get(hello.id), len(state.workers), bounds.workers
+        elif hello.role == m.CLIENT:
+            known, have, limit = state.clients.get(hello.id), len(state.clients), bounds.clients
+        else:
+            return "malformed", f"unknown role {hello.role!r}: expected worker or client"
+        if known is None and have >= limit:
+            return "busy", f"{have:,} {hello.role}s are connected: the limit of {self.id}"
+        if known is not None and hello.incarnation < known.incarnation:
+            return "identity_conflict", f"{hello.id} has been seen with a later incarnation"
+        return None
+
+    def _refuse(self, peer: Peer, code: str, detail: str) -> None:
+        self.state.count(f"refused_{code}")
+        self.state.send(peer, m.Refused(code, detail[: limits.DETAIL_CHARS_MAX]))
+        self.state.effects.append(Close(peer))
+        self.state.log("warning", "refused", code=code, detail=detail[:200])
+
+    # -- liveness
+
+    def _on_ping(self, now: float, sender: Worker | Client, message: m.Ping) -> None:
+        self.state.send(sender.peer, m.Pong(message.n))
+
+    def _on_pong(self, now: float, worker: Worker, message: m.Pong) -> None:
+        sample = now - worker.pinged_at
+        worker.rtt_s = 0.8 * worker.rtt_s + 0.2 * sample if worker.rtt_s else sample
+
+    def _due_pings(self, now: float) -> None:
+        """Ask every worker whether it is there; one whose loop is silent is as good as disconnected."""
+        settings = self.state.settings
+        for worker in list(self.state.workers.values()):
+            if worker.peer is None:
+                continue
+            if now - worker.heard_at > settings.silent_after_s:
+                silent = worker.peer
+                self.lost(now, silent)
+                self.state.effects.append(Close(silent))
+            else:
+                worker.pinged_at = now
+                self.state.send(worker.peer, m.Ping(int(now * 1e3)))
+        self._pinging = bool(self.state.workers)
+        if self._pinging:
+            self.state.timers.add(now + settings.ping_interval_s, ("pings",))
+
+    def _due_bury(self, now: float, worker_id: str, incarnation: int, lost_at: float) -> None:
+        worker = self.state.workers.get(worker_id)
+        if worker is not None and worker.incarnation == incarnation and worker.lost_at == lost_at:
+            self._workers.bury(now, worker, "its connection was lost")
+
+    def _due_lease(self, now: float, client_id: str, gone_at: float) -> None:
+        client = self.state.clients.get(client_id)
+        if client is not None and client.gone_at == gone_at:
+            self._clients.forget(now, client, "its client has gone")
+
+    # -- jobs' deadlines
+
+    def _due_sampling(self, now: float, job_id: str, epoch: int, round: int) -> None:
+        job = self.state.jobs.get(job_id)
+        if job is not None and job.epoch == epoch and self._placer.sampling_over(job, round):
+            self._outcomes.place(now, job)
+
+    def _due_full(self, now: float) -> None:
+        self._placer.members_changed()
+        for job in list(self.state.jobs.values()):
+            self._outcomes.place(now, job)
+
+    def _due_unschedulable(self, now: float, job_id: str, epoch: int) -> None:
+        job = self.state.jobs.get(job_id)
+        if job is None or job.epoch != epoch or job.ever_eligible:
+            return
+        python = f" with Python {job.spec.python}" if job.spec.python else ""
+        text = (
+            f"no worker{python} has been connected to {self.id} for {self.state.settings.unschedulable_after_s:g} s "
+            f"(workers of any kind: {len(self.state.workers)}); start one with `sparrowmq worker start`"
+        )
+        self._outcomes.end(now, job, job.unfinished(), m.FAILED, report.failure("Unavailable", text))
+
+    # -- status
+
+    def _on_query(self, now: float, client: Client, message: m.Query) -> None:
+        self.state.send(client.peer, report.status(self.state, now, message.request, message.what, message.job))
+
+    def _on_subscribe(self, now: float, client: Client, message: m.Subscribe) -> None:
+        key = (client.peer, message.request)
+        known = self._subscriptions.pop(key, None)
+        if not message.interval_s or len(self._subscriptions) >= self.state.settings.limits.clients:
+            return
+        self._subscriptions[key] = message
+        if known is None:
+            self._due_status(now, key)
+
+    def _due_status(self, now: float, key: tuple[Peer, int]) -> None:
+        subscription = self._subscriptions.get(key)
+        if subscription is not None:
+            peer, request = key
+            self.state.send(peer, report.status(self.state, now, request, subscription.what, ""))
+            self.state.timers.add(now + max(STATUS_INTERVAL_S_MIN, subscription.interval_s), ("status", key))

@@ -1,0 +1,168 @@
+"""A worker's slots: what each was handed, what has come back, how long a job's tasks take.
+
+Owns: matching a slot's stream of results to attempts, and the pace that sizes the request window (DESIGN
+rule 3). Must not know: schedulers, messages to them, or how a slot runs anything.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from sparrowmq.protocol import messages as m
+
+RESPAWN_S_MIN: Final = 0.1
+RESPAWN_S_MAX: Final = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Tasks of one job that a slot was handed together; those before ``first_seq`` have come back."""
+
+    first_seq: int
+    scheduler: str
+    job: str
+    epoch: int
+    indices: list[int]
+    attempts: list[int]
+    timeout_s: float
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """One slot. ``held`` is what it was handed and has not answered, in order of sequence numbers."""
+
+    number: int
+    pid: int = 0  # 0: not up
+    last_seq: int = 0
+    held: deque[Batch] = field(default_factory=deque)
+    held_count: int = 0
+    request: int = 0  # the request it waits for; 0: none
+    progress_at: float = 0.0
+    watched: bool = False
+    reclaiming: bool = False
+    verdict: int | None = None  # what its running task ends as when it is killed; None: it crashed
+    crashes: int = 0  # in a row, without a result in between
+
+    @property
+    def up(self) -> bool:
+        """Whether its process is there and not about to be killed."""
+        return self.pid != 0 and self.verdict is None
+
+    def hand(self, task: m.Task, scheduler: str) -> int:
+        """Note that it was handed these tasks; return the sequence number of the first."""
+        first_seq = self.last_seq + 1
+        count = len(task.indices)
+        self.last_seq += count
+        self.held_count += count
+        self.held.append(
+            Batch(first_seq, scheduler, task.job, task.epoch, task.indices, task.attempts, task.spec.timeout_s)
+        )
+        return first_seq
+
+    def settle(self, first_seq: int, count: int) -> list[tuple[Batch, list[int], list[int], int]]:
+        """Results for ``count`` tasks from ``first_seq`` on came: take them from what is held.
+
+        Returns (batch, indices, attempts, offset of the first within the results). Results of tasks that were
+        reclaimed or given up meanwhile match nothing.
+        """
+        settled = []
+        last = first_seq + count - 1
+        while self.held and self.held[0].first_seq <= last:
+            batch = self.held[0]
+            end = min(last + 1, batch.first_seq + len(batch.indices))
+            start = max(first_seq, batch.first_seq)
+            n = end - start
+            skipped = start - batch.first_seq
+            if n > 0:
+                indices = batch.indices[skipped : skipped + n]
+                settled.append((batch, indices, batch.attempts[skipped : skipped + n], start - first_seq))
+            done = max(0, end - batch.first_seq)
+            self.held_count -= done
+            if done >= len(batch.indices):
+                self.held.popleft()
+            else:
+                batch.first_seq += done
+                batch.indices = batch.indices[done:]
+                batch.attempts = batch.attempts[done:]
+                break
+        return settled
+
+    def cut(self, after_seq: int) -> list[Batch]:
+        """Take out what comes after ``after_seq``: it never starts. Returns it as batches."""
+        unstarted: list[Batch] = []
+        while self.held:
+            batch = self.held[-1]
+            keep = min(len(batch.indices), max(0, after_seq + 1 - batch.first_seq))
+            if keep == len(batch.indices):
+                break
+            rest = Batch(
+                batch.first_seq + keep, batch.scheduler, batch.job, batch.epoch, batch.indices[keep:],
+                batch.attempts[keep:], batch.timeout_s,
+            )  # fmt: skip
+            unstarted.append(rest)
+            self.held_count -= len(rest.indices)
+            if keep:
+                batch.indices = batch.indices[:keep]
+                batch.attempts = batch.attempts[:keep]
+                break
+            self.held.pop()
+        unstarted.reverse()
+        return unstarted
+
+    def respawn_after_s(self) -> float:
+        """Return how long to wait before its process is started again: longer with each crash in vain."""
+        if self.crashes <= 1:
+            return 0.0
+        return min(RESPAWN_S_MAX, RESPAWN_S_MIN * 2.0 ** min(self.crashes - 2, 10))
+
+
+@dataclass(slots=True)
+class Pace:
+    """How long a job's tasks take here. ``window`` doubles while they prove shorter than a round trip."""
+
+    window: int = 1
+    service_s: float = 0.0  # moving average; 0: nothing known
+
+
+class Paces:
+    """The pace of the jobs seen last."""
+
+    def __init__(self, limit: int, window_max: int, window_s: float) -> None:
+        self._paces: OrderedDict[str, Pace] = OrderedDict()
+        self._limit = limit
+        self._window_max = window_max
+        self._window_s = window_s
+
+    def __len__(self) -> int:
+        return len(self._paces)
+
+    def service_s(self, job: str) -> float:
+        """Return the recent service time of this job's tasks, 0 if none has ended here."""
+        pace = self._paces.get(job)
+        return pace.service_s if pace else 0.0
+
+    def observe(self, job: str, service_us: list[int], rtt_s: float) -> None:
+        """Tasks ended: learn from the mean of this handful."""
+        pace = self._paces.get(job)
+        if pace is None:
+            pace = self._paces[job] = Pace()
+            if len(self._paces) > self._limit:
+                self._paces.popitem(last=False)
+        mean_s = max(1e-6, sum(service_us) * 1e-6 / len(service_us))
+        pace.service_s = 0.7 * pace.service_s + 0.3 * mean_s if pace.service_s else mean_s
+        pace.window = min(pace.window * 2, self._window_max) if mean_s < rtt_s else 1
+
+    def slow(self, job: str) -> None:
+        """A task of this job keeps others waiting: start over with one at a time."""
+        pace = self._paces.get(job)
+        if pace is not None:
+            pace.window = 1
+
+    def window(self, job: str, rtt_s: float, backlog_s: float) -> int:
+        """Return how many tasks to ask for: what fills a round trip, 1 + floor((rtt - backlog) / service)."""
+        pace = self._paces.get(job)
+        if pace is None or not pace.service_s:
+            return 1
+        return min(pace.window, 1 + int(max(0.0, min(rtt_s, self._window_s) - backlog_s) / pace.service_s))

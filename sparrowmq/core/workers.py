@@ -1,0 +1,230 @@
+"""A scheduler's dealings with workers: who is there, what they hold, what becomes of it when they go.
+
+Owns: the reconciliation of inventories, results and returns, the burial of a lost worker (relaunch and
+replacement). Must not know: clients, except that outcomes go to them through `Outcomes`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sparrowmq.core import report
+from sparrowmq.core.clients import Clients
+from sparrowmq.core.effects import Peer
+from sparrowmq.core.job import Job
+from sparrowmq.core.outcomes import Outcomes
+from sparrowmq.core.peers import Worker
+from sparrowmq.core.placer import FULL_PAUSE_S, Placer
+from sparrowmq.core.state import State
+from sparrowmq.protocol import messages as m
+
+STORIES_CHARS_MAX: Final = 2_000
+
+
+class Workers:
+    """The worker side of one scheduler."""
+
+    def __init__(self, state: State, placer: Placer, outcomes: Outcomes, clients: Clients) -> None:
+        self._state = state
+        self._placer = placer
+        self._outcomes = outcomes
+        self._clients = clients
+
+    def hello(self, now: float, peer: Peer, hello: m.Hello, welcome: m.Welcome) -> None:
+        """A worker came, or came back: settle what it holds, and give it its share of the open jobs."""
+        state = self._state
+        worker = state.workers.get(hello.id)
+        if worker is not None and hello.incarnation > worker.incarnation:
+            self.bury(now, worker, "it was restarted")
+            worker = None
+        if worker is None:
+            worker = state.workers[hello.id] = Worker(hello.id, hello.incarnation, hello, peer, now)
+        worker.hello, worker.peer, worker.lost_at, worker.heard_at = hello, peer, None, now
+        worker.draining = False
+        state.peers[peer] = worker
+        self._placer.members_changed()
+        state.send(peer, welcome)
+        self._reconcile(now, worker, hello)
+        state.log("info", "worker joined", worker=worker.id, host=hello.host, slots=hello.slots)
+        for job in list(state.jobs.values()):
+            if job.unplaced and self._outcomes.has_credit(state.clients[job.client]):
+                self._outcomes.expect_loads(self._placer.joined(now, job, worker), job)
+
+    def _reconcile(self, now: float, worker: Worker, hello: m.Hello) -> None:
+        """Hold what this scheduler believes of the worker against its inventory (DESIGN rule 1)."""
+        state = self._state
+        held: dict[str, dict[int, int]] = {}
+        for entry in hello.held:
+            job = state.jobs.get(entry.job)
+            if job is None or job.epoch != entry.epoch:
+                state.send(worker.peer, m.Kill(entry.job, entry.epoch))
+            else:
+                held.setdefault(entry.job, {}).update(zip(entry.indices, entry.attempts, strict=True))
+        for job in self._jobs_at(worker):
+            job.use(worker.id, job.reserved.get(worker.id, 0))
+            there = held.get(job.id, {})
+            # Not there: lost on the way to the worker, or its return was lost on the way here.
+            missing = [index for index in job.launched_on(worker.id) if there.get(index) != job.attempts[index]]
+            self._outcomes.take_back(now, job, missing)
+        for reserved in hello.reserved:
+            job = state.jobs.get(reserved.job)
+            if job is None or job.epoch != reserved.epoch or not job.unplaced:
+                state.send(worker.peer, m.Cancel(reserved.job, reserved.epoch, reserved.round))
+            elif reserved.count:
+                job.reserve(worker.id, reserved.count)
+                job.probes -= reserved.count
+                job.workers.add(worker.id)
+
+    def lost(self, now: float, worker: Worker) -> None:
+        """The connection is gone. Reservations and tasks stay for the grace; loads are not waited for."""
+        worker.peer = None
+        worker.lost_at = now
+        self._placer.members_changed()
+        self._state.timers.add(
+            now + self._state.settings.reconnect_grace_s, ("bury", worker.id, worker.incarnation, now)
+        )
+        for job in self._state.jobs.values():
+            job.function_at.discard(worker.id)
+        for job_id in self._placer.sampled(worker.id):
+            self._placer.unsampled(self._state.jobs[job_id], worker.id)
+            self._outcomes.place(now, self._state.jobs[job_id])
+
+    def bury(self, now: float, worker: Worker, why: str, *, guilty: bool = True) -> None:
+        """The worker is gone: relaunch what it had, replace its reservations, answer for its recalls.
+
+        ``guilty``: it died, and each of its tasks may be the reason; after ``max_attempts`` deaths a task is lost.
+        """
+        state = self._state
+        jobs = self._jobs_at(worker)
+        level = "warning" if guilty else "info"
+        state.log(level, "worker lost", worker=worker.id, why=why, launched=worker.launched)
+        state.count("workers_lost", int(guilty))
+        state.workers.pop(worker.id, None)
+        state.dismiss(worker.peer)
+        worker.peer = None
+        self._placer.members_changed()
+        for job in jobs:
+            self._placer.gone(job, worker.id)
+            job.workers.discard(worker.id)
+            job.function_at.discard(worker.id)
+            back: list[int] = []
+            for index in job.launched_on(worker.id):
+                if guilty and self._one_death_more(job, index, worker, why) >= job.spec.max_attempts:
+                    self._lose(now, job, index)
+                else:
+                    back.append(index)
+            self._outcomes.take_back(now, job, back)
+        for job in jobs:
+            if job.id in state.jobs:
+                self._outcomes.place(now, job)
+        self._clients.worker_gone(worker.id)
+
+    def _jobs_at(self, worker: Worker) -> list[Job]:
+        return [job for job in self._state.jobs.values() if worker.id in job.workers]
+
+    def _one_death_more(self, job: Job, index: int, worker: Worker, why: str) -> int:
+        deaths = job.deaths[index] = job.deaths.get(index, 0) + 1
+        story = f"attempt {job.attempts[index]} on {worker.id} ({worker.hello.host}, pid {worker.hello.pid}): {why}"
+        job.stories.setdefault(index, []).append(story)
+        return deaths
+
+    def _lose(self, now: float, job: Job, index: int) -> None:
+        stories = "; ".join(job.stories[index])[-STORIES_CHARS_MAX:]
+        text = f"task {index} of job {job.id} is lost: {job.deaths[index]} workers died under it. {stories}"
+        self._outcomes.end(now, job, [index], m.LOST, report.failure("TaskLost", text))
+
+    def request(self, now: float, worker: Worker, message: m.Request) -> None:
+        """A reservation's turn has come at a worker."""
+        state = self._state
+        job = state.jobs.get(message.job)
+        if job is None or job.epoch != message.epoch:
+            state.send(worker.peer, m.NoOp(message.request, message.count))
+            return
+        client = state.clients[job.client]
+        allowed = client.peer is not None and self._outcomes.has_credit(client)
+        client.starved = client.starved or not allowed
+        self._placer.requested(job, worker, message, allowed)
+
+    def load(self, now: float, worker: Worker, message: m.Load) -> None:
+        """The answer to a load probe."""
+        job = self._state.jobs.get(message.job)
+        if job is not None and job.epoch == message.epoch:
+            self._placer.loaded(job, worker, message)
+            self._outcomes.place(now, job)
+
+    def result(self, now: float, worker: Worker, message: m.Result) -> None:
+        """Tasks ended. What does not count (late, of an attempt never issued, again) is acknowledged all the same."""
+        state = self._state
+        state.send(worker.peer, m.ResultAck(message.seq))
+        job = state.jobs.get(message.job)
+        if job is None or job.epoch != message.epoch:
+            state.count("stale", len(message.indices))
+            return
+        fresh, places = job.results(message, now)
+        for place in places:
+            if place:
+                state.workers[place].launched -= 1
+        worker.done += len(fresh)
+        if len(fresh) == len(message.indices):
+            if fresh:
+                self._outcomes.report(job, message.indices, message.statuses, message.payloads)
+        else:
+            state.count("stale", len(message.indices) - len(fresh))
+            if fresh:
+                indices = [message.indices[k] for k in fresh]
+                statuses = bytes(message.statuses[k] for k in fresh)
+                self._outcomes.report(job, indices, statuses, [message.payloads[k] for k in fresh])
+        if job.done:
+            self._outcomes.close(now, job, "done" if job.counts[m.CANCELLED] < job.tasks else "cancelled")
+        elif not job.unplaced and job.reserved_total:
+            self._placer.withdraw(job)
+
+    def returned(self, now: float, worker: Worker, message: m.Returned) -> None:
+        """Tasks come back that have not started; of a recall they are cancelled, else placed again."""
+        job = self._state.jobs.get(message.job)
+        if job is not None and job.epoch != message.epoch:
+            job = None
+        back: list[int] = []
+        if job is not None:
+            attempts, place, size = job.attempts, job.place, len(job.state)
+            for index, attempt in dict(zip(message.indices, message.attempts, strict=False)).items():
+                if index < size and place[index] == worker.id and attempts[index] == attempt:
+                    back.append(index)
+            if message.reason == "function":
+                job.function_at.discard(worker.id)
+            elif message.reason == "full":
+                self._full(now, job, worker)
+        recalled = self._clients.recalled(message.request, worker.id, back)
+        if job is None:
+            return
+        if recalled:
+            self._outcomes.end(now, job, back, m.CANCELLED, b"")
+        else:
+            self._outcomes.take_back(now, job, back)
+        if job.id in self._state.jobs:
+            self._outcomes.place(now, job)
+
+    def _full(self, now: float, job: Job, worker: Worker) -> None:
+        worker.full_until = now + FULL_PAUSE_S
+        self._state.timers.add(worker.full_until, ("full",))
+        self._placer.members_changed()
+        self._placer.gone(job, worker.id)
+
+    def stale(self, now: float, worker: Worker, message: m.Stale) -> None:
+        """A worker knows a later epoch: the client has moved the job to another scheduler."""
+        job = self._state.jobs.get(message.job)
+        if job is not None and job.epoch < message.epoch:
+            self._outcomes.abort(now, job, "another scheduler has it, at a later epoch")
+
+    def goodbye(self, now: float, worker: Worker, message: m.Goodbye) -> None:
+        """The worker drains (what it has not started comes back by itself) or leaves."""
+        if message.reason != "draining":
+            self.bury(now, worker, "it was stopped", guilty=False)
+            return
+        worker.draining = True
+        self._placer.members_changed()
+        for job in self._jobs_at(worker):
+            self._placer.gone(job, worker.id)
+            self._outcomes.place(now, job)
+        for job_id in self._placer.sampled(worker.id):
+            self._placer.unsampled(self._state.jobs[job_id], worker.id)

@@ -1,0 +1,148 @@
+"""Running one command: its output captured, and nothing of it left behind.
+
+Owns: the process group, the bounds of the capture, the clean-up. Must not know: payload bytes, slots.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from sparrowmq.executor import linux
+from sparrowmq.payload.command import Command
+
+CAPTURE_BYTES_MAX: Final = 1024 * 1024  # of each stream
+_CHUNK_BYTES: Final = 64 * 1024
+
+
+class Ended(NamedTuple):
+    """``status`` is the exit status, or -n for signal n."""
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+
+class _Capture:
+    """The beginning of a stream, and how much of it went unkept."""
+
+    def __init__(self) -> None:
+        self.kept = bytearray()
+        self.dropped = 0
+
+    def add(self, data: bytes) -> None:
+        room = CAPTURE_BYTES_MAX - len(self.kept)
+        self.kept += data[:room]
+        self.dropped += max(0, len(data) - room)
+
+    def text(self) -> bytes:
+        if not self.dropped:
+            return bytes(self.kept)
+        note = f"\n[... {self.dropped:,} more bytes: only the first {CAPTURE_BYTES_MAX:,} are kept ...]\n"
+        return bytes(self.kept) + note.encode()
+
+
+def run(command: Command, environment: Mapping[str, str]) -> Ended:
+    """Run ``command`` to its end, then kill what it started and did not wait for.
+
+    Raises OSError when it cannot be started (no such program or directory, no permission).
+    """
+    before = set(linux.children())
+    # A session of its own: what leaves the process group by setsid is told from this slot's own children by it.
+    process = subprocess.Popen(
+        command.argv,
+        env={**os.environ, **environment, **command.env},
+        cwd=command.cwd or None,
+        stdin=subprocess.PIPE if command.stdin else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        bufsize=0,
+    )
+    captures = _Capture(), _Capture()
+    try:
+        _attend(process, command.stdin, captures)
+    finally:
+        _kill_all(process, before)
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+    return Ended(process.returncode, captures[0].text(), captures[1].text())
+
+
+def _attend(process: subprocess.Popen[bytes], stdin: bytes, captures: tuple[_Capture, _Capture]) -> None:
+    """Feed and drain the command until it ends; then take what its pipes still hold.
+
+    Not until the pipes are closed: a daemon that it left behind may hold them open for ever.
+    """
+    assert process.stdout is not None
+    assert process.stderr is not None
+    sinks = {process.stdout.fileno(): captures[0], process.stderr.fileno(): captures[1]}
+    watched = os.pidfd_open(process.pid)
+    try:
+        with selectors.DefaultSelector() as selector:
+            selector.register(watched, selectors.EVENT_READ)
+            for fd in sinks:
+                os.set_blocking(fd, False)
+                selector.register(fd, selectors.EVENT_READ)
+            left = memoryview(stdin)
+            if process.stdin is not None:
+                os.set_blocking(process.stdin.fileno(), False)
+                selector.register(process.stdin, selectors.EVENT_WRITE)
+            running = True
+            while running:
+                for key, _ in selector.select():
+                    if key.fd == watched:
+                        running = False
+                    elif key.fd in sinks:
+                        if not _take(key.fd, sinks[key.fd]):
+                            selector.unregister(key.fd)
+                    else:
+                        left = left[_feed(key.fd, left) :]
+                        if not left and process.stdin is not None:
+                            selector.unregister(process.stdin)
+                            process.stdin.close()
+    finally:
+        os.close(watched)
+    for fd, capture in sinks.items():
+        # A pipe holds less than this; more is a survivor writing faster than we read.
+        for _ in range(CAPTURE_BYTES_MAX // _CHUNK_BYTES):
+            try:
+                if not _take(fd, capture):
+                    break
+            except BlockingIOError:
+                break
+
+
+def _take(fd: int, capture: _Capture) -> bool:
+    data = os.read(fd, _CHUNK_BYTES)
+    capture.add(data)
+    return bool(data)
+
+
+def _feed(fd: int, left: memoryview) -> int:
+    """Write some of ``left``; a command that closes its input wants no more, which is not an error."""
+    try:
+        return os.write(fd, left[:_CHUNK_BYTES])
+    except BlockingIOError:
+        return 0
+    except BrokenPipeError:
+        return len(left)
+
+
+def _kill_all(process: subprocess.Popen[bytes], before: set[int]) -> None:
+    """Kill the group while the command's pid is still taken, then every orphan that this slot adopted from it."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    while strays := set(linux.outsiders()) - before:
+        for pid in strays:
+            linux.kill(pid)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)

@@ -1,0 +1,53 @@
+"""Every bound of the protocol and of the machines' collections, in one place.
+
+Owns: the numbers. Must not know: who enforces them. Settings can lower some of them; nothing raises the
+protocol's own ones, since both ends must agree on them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+# The protocol: the same on both ends of every connection.
+FRAME_BYTES_MAX: Final = 64 * 1024 * 1024 + 4096  # a 64 MiB payload and the pickle framing around it
+FRAMES_MAX: Final = 1024  # frames of one multipart message
+MESSAGES_MAX: Final = 4096  # messages in one body frame
+TASKS_PER_JOB_MAX: Final = 100_000
+JOB_BYTES_MAX: Final = 256 * 1024 * 1024  # the payloads of one job together
+INLINE_BYTES_MAX: Final = 16 * 1024  # a larger payload travels in a frame of its own
+TEXT_CHARS_MAX: Final = 256  # ids, names, codes
+DETAIL_CHARS_MAX: Final = 4096  # sentences meant for people
+INT_MAX: Final = 2**53  # counters and identifiers: exact in every language's double
+PROBE_RATIO_MAX: Final = 100.0
+TIMEOUT_S_MAX: Final = 30 * 86_400.0
+ATTEMPTS_MAX: Final = 100
+INVENTORY_MAX: Final = 200_000  # entries of a hello
+STATUS_ROWS_MAX: Final = 50_000  # jobs or workers in one status
+COUNTERS_MAX: Final = 1024  # named counters in one status
+
+
+class SchedulerLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bounds of one scheduler's collections."""
+
+    jobs: int = 10_000  # unfinished jobs
+    tasks: int = 2_000_000  # tasks of unfinished jobs
+    payload_bytes: int = 2 * 1024**3  # payloads of unfinished jobs and unacknowledged outcomes
+    clients: int = 10_000
+    workers: int = 20_000
+    finished_jobs: int = 1_000  # summaries kept for `job list`
+    client_credit_bytes: int = 256 * 1024 * 1024  # unacknowledged outcomes of one client; beyond, its tasks wait
+
+
+class WorkerLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bounds of one worker's collections."""
+
+    queue_entries: int = 100_000  # reservations (counted per job and round) and pushed batches
+    queued_tasks: int = 200_000  # pushed tasks that wait for a slot
+    schedulers: int = 256
+    functions: int = 256  # cached functions
+    function_bytes: int = 512 * 1024 * 1024
+    unacked_bytes: int = 512 * 1024 * 1024  # results that no scheduler has acknowledged; beyond, no requests
+    window_tasks: int = 1024  # tasks of one request
+    job_records: int = 4096  # jobs whose epoch and pace are remembered

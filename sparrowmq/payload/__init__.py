@@ -1,0 +1,1 @@
+"""Functions, arguments, results and failures as bytes. Only the client and the task process read them."""

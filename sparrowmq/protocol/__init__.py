@@ -1,0 +1,1 @@
+"""What is said between the parts: typed messages and their bytes."""

@@ -1,0 +1,407 @@
+"""What the parts say to each other: one frozen Struct a message, a positional msgpack array on the wire.
+
+Owns: the messages, their fields and their integer tags. Must not know: bytes (codec.py), sockets, or what
+a machine does with a message. docs/protocol.md is the same in prose, for clients in other languages.
+
+Conventions. ``job`` is a job id and ``epoch`` its generation (raised at each fail-over, DESIGN rule 7).
+``indices`` are task numbers within the job, ``attempts`` the launch numbers beside them. ``payloads`` hold
+one entry a task, or a single entry that all tasks share. ``statuses`` is one byte a task (see `Status`
+values below). A field added later goes last and has a default: older peers ignore it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from sparrowmq import limits
+
+PROTOCOL: Final = 1
+
+Text = Annotated[str, Meta(max_length=limits.TEXT_CHARS_MAX)]
+Detail = Annotated[str, Meta(max_length=limits.DETAIL_CHARS_MAX)]
+Count = Annotated[int, Meta(ge=0, le=limits.INT_MAX)]
+TaskCount = Annotated[int, Meta(ge=1, le=limits.TASKS_PER_JOB_MAX)]
+Index = Annotated[int, Meta(ge=0, lt=limits.TASKS_PER_JOB_MAX)]
+Indices = Annotated[list[Index], Meta(max_length=limits.TASKS_PER_JOB_MAX)]
+Attempt = Annotated[int, Meta(ge=0, le=limits.INT_MAX)]
+Attempts = Annotated[list[Attempt], Meta(max_length=limits.TASKS_PER_JOB_MAX)]
+Durations = Annotated[list[Count], Meta(max_length=limits.TASKS_PER_JOB_MAX)]
+Amount = Annotated[float, Meta(ge=0.0, le=float(limits.INT_MAX))]  # the bounds keep NaN and infinity out
+Statuses = Annotated[bytes, Meta(max_length=limits.TASKS_PER_JOB_MAX)]
+
+
+class Blob:
+    """A payload that travels in a frame of its own, uncopied. ``buffer`` is bytes-like (or a ZeroMQ frame)."""
+
+    __slots__ = ("buffer", "size")
+
+    def __init__(self, buffer: object, size: int) -> None:
+        self.buffer = buffer
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+
+if TYPE_CHECKING:
+    Payload = bytes | Blob
+else:  # on the wire a blob is the number of its frame
+    Payload = bytes | Annotated[int, Meta(ge=0, lt=limits.FRAMES_MAX)]
+
+Payloads = Annotated[list[Payload], Meta(max_length=limits.TASKS_PER_JOB_MAX)]
+
+# Task kinds: how a slot reads a task's payload.
+PYTHON: Final = 0  # cloudpickled callable; payload: pickle of (args, kwargs); result: pickle
+CALL: Final = 1  # function is the text "module:function"; payload: msgpack [args, kwargs]; result: msgpack
+COMMAND: Final = 2  # payload: msgpack {argv, ...}; result: msgpack [status, stdout, stderr]
+SLEEP: Final = 3  # payload: msgpack seconds; result: msgpack nil
+
+# How a task ended. Final once reported.
+SUCCEEDED: Final = 0
+FAILED: Final = 1  # it raised, its process crashed, or its command returned another status than 0
+TIMED_OUT: Final = 2
+CANCELLED: Final = 3
+LOST: Final = 4  # its workers died max_attempts times
+STATUS_NAMES: Final = ("succeeded", "failed", "timed_out", "cancelled", "lost")
+
+# Roles of a connection's sender.
+CLIENT: Final = "client"
+WORKER: Final = "worker"
+
+
+class JobSpec(msgspec.Struct, frozen=True, array_like=True):
+    """What is the same for all tasks of a job."""
+
+    kind: Annotated[int, Meta(ge=PYTHON, le=SLEEP)] = PYTHON
+    name: Text = ""
+    policy: Text = "late-binding"
+    probe_ratio: Annotated[float, Meta(ge=1.0, le=limits.PROBE_RATIO_MAX)] = 2.0
+    timeout_s: Annotated[float, Meta(ge=0.0, le=limits.TIMEOUT_S_MAX)] = 0.0  # 0: no timeout
+    max_attempts: Annotated[int, Meta(ge=1, le=limits.ATTEMPTS_MAX)] = 3  # worker deaths before a task is lost
+    python: Text = ""  # "3.11": only workers of this minor version can load the pickles; "" means any
+
+
+class Reserved(msgspec.Struct, frozen=True, array_like=True):
+    """Inventory: reservations of one job and round that wait in the sender's queue."""
+
+    job: Text
+    epoch: Count
+    round: Count
+    count: Count
+
+
+class Held(msgspec.Struct, frozen=True, array_like=True):
+    """Inventory: attempts of one job that the sender holds: queued, running, or ended and not yet acknowledged."""
+
+    job: Text
+    epoch: Count
+    indices: Indices
+    attempts: Attempts
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Base of all messages."""
+
+
+class Hello(Message, frozen=True, tag=1):
+    """First on every connection: who is there, in which version, holding what (DESIGN rule 1).
+
+    The first four fields keep their place in every version, so that a mismatch can be refused by name.
+    """
+
+    protocol: Count
+    package: Text
+    role: Text
+    id: Text
+    incarnation: Count
+    python: Text = ""
+    host: Text = ""
+    pid: Count = 0
+    slots: Count = 0
+    reserved: Annotated[list[Reserved], Meta(max_length=limits.INVENTORY_MAX)] = []
+    held: Annotated[list[Held], Meta(max_length=limits.INVENTORY_MAX)] = []
+    jobs: Annotated[list[Text], Meta(max_length=limits.INVENTORY_MAX)] = []  # a client's unfinished jobs
+
+
+class Welcome(Message, frozen=True, tag=2):
+    """The scheduler accepts the hello. ``jobs``: those of the client's that it knows and keeps running."""
+
+    id: Text
+    incarnation: Count
+    package: Text
+    jobs: Annotated[list[Text], Meta(max_length=limits.INVENTORY_MAX)] = []
+
+
+class Refused(Message, frozen=True, tag=3):
+    """The scheduler will not talk to this peer, or a message broke the protocol. The connection is over."""
+
+    code: Text
+    detail: Detail
+
+
+class Submit(Message, frozen=True, tag=4):
+    """A job. ``indices`` empty means 0..count-1; otherwise the unfinished ones of a resubmission.
+
+    ``deaths`` (empty: all 0) carries how many workers each task has already lost, so that the bound
+    survives a fail-over.
+    """
+
+    job: Text
+    epoch: Count
+    spec: JobSpec
+    count: TaskCount
+    payloads: Payloads
+    function: Payload = b""
+    indices: Indices = []
+    deaths: Attempts = []
+
+
+class Accepted(Message, frozen=True, tag=5):
+    """The scheduler has the job. ``workers``: how many connected workers could run it now."""
+
+    job: Text
+    epoch: Count
+    workers: Count
+
+
+class Rejected(Message, frozen=True, tag=6):
+    """The scheduler does not take the job; nothing of it runs. ``retry_after_s`` > 0: try again then."""
+
+    job: Text
+    epoch: Count
+    code: Text
+    detail: Detail
+    retry_after_s: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 0.0
+
+
+class Probe(Message, frozen=True, tag=7):
+    """Scheduler to worker: leave ``count`` reservations; count 0 only asks for the load (SOSP'13, 3.3-3.5)."""
+
+    job: Text
+    epoch: Count
+    round: Count
+    count: Count
+
+
+class Load(Message, frozen=True, tag=8):
+    """Worker to scheduler: the answer to a probe of count 0."""
+
+    job: Text
+    epoch: Count
+    round: Count
+    queued: Count
+    running: Count
+    slots: Count
+
+
+class Request(Message, frozen=True, tag=9):
+    """Worker to scheduler: ``count`` reservations of this job have reached the head of the queue."""
+
+    request: Count
+    job: Text
+    epoch: Count
+    round: Count
+    count: Count
+
+
+class Task(Message, frozen=True, tag=10):
+    """Scheduler to worker: launches. ``request`` 0: pushed by an early-binding policy.
+
+    Consumes as many requested reservations as it has tasks. ``function`` is empty when the worker was sent it
+    before. ``renew`` leaves that many new reservations of ``round`` at the tail of the queue (DESIGN rule 6).
+    """
+
+    request: Count
+    job: Text
+    epoch: Count
+    spec: JobSpec
+    indices: Indices
+    attempts: Attempts
+    payloads: Payloads
+    function: Payload = b""
+    renew: Count = 0
+    round: Count = 0
+
+
+class NoOp(Message, frozen=True, tag=11):
+    """Scheduler to worker: ``count`` of the request's reservations have no task."""
+
+    request: Count
+    count: Count
+
+
+class Cancel(Message, frozen=True, tag=12):
+    """Scheduler to worker: drop queued reservations of this job up to ``round`` (DESIGN rule 5)."""
+
+    job: Text
+    epoch: Count
+    round: Count
+
+
+class Recall(Message, frozen=True, tag=13):
+    """Give back tasks that have not started. Client to scheduler (cancel them), or scheduler to worker."""
+
+    request: Count
+    job: Text
+    epoch: Count
+    indices: Indices
+
+
+class Returned(Message, frozen=True, tag=14):
+    """Tasks that did not start and never will: the answer to a recall, or unasked (``request`` 0).
+
+    ``reason`` is one of "recalled", "drain", "slow", "crash", "function", "late", "full", "refused".
+    """
+
+    request: Count
+    job: Text
+    epoch: Count
+    indices: Indices
+    attempts: Attempts = []
+    reason: Text = "recalled"
+
+
+class Result(Message, frozen=True, tag=15):
+    """Worker to scheduler: tasks that ended. Sent again after a reconnect until acknowledged up to ``seq``."""
+
+    seq: Count
+    job: Text
+    epoch: Count
+    indices: Indices
+    attempts: Attempts
+    statuses: Statuses
+    service_us: Durations
+    payloads: Payloads
+
+
+class ResultAck(Message, frozen=True, tag=16):
+    """Scheduler to worker: every result up to ``seq`` is safe here."""
+
+    seq: Count
+
+
+class Outcome(Message, frozen=True, tag=17):
+    """Scheduler to client: tasks that are over, for good. Acknowledged like results."""
+
+    seq: Count
+    job: Text
+    epoch: Count
+    indices: Indices
+    statuses: Statuses
+    payloads: Payloads
+
+
+class OutcomeAck(Message, frozen=True, tag=18):
+    """Client to scheduler: every outcome up to ``seq`` is safe here."""
+
+    seq: Count
+
+
+class Stale(Message, frozen=True, tag=19):
+    """The receiver acts for an epoch of this job that is over; ``epoch`` is the current one."""
+
+    job: Text
+    epoch: Count
+
+
+class Kill(Message, frozen=True, tag=20):
+    """End these tasks, running ones too (``indices`` empty: all of the job). Client to scheduler to worker."""
+
+    job: Text
+    epoch: Count
+    indices: Indices = []
+
+
+class Query(Message, frozen=True, tag=21):
+    """Ask for a `Status` once. ``what``: "summary", "workers", "jobs", "job" (with ``job``: an id or its prefix)."""
+
+    request: Count
+    what: Text
+    job: Text = ""
+
+
+class Subscribe(Message, frozen=True, tag=22):
+    """Ask for a `Status` every ``interval_s`` until the connection ends; 0 ends the subscription."""
+
+    request: Count
+    what: Text
+    interval_s: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 1.0
+
+
+class WorkerStatus(msgspec.Struct, frozen=True, array_like=True):
+    """One worker as one scheduler sees it."""
+
+    id: Text
+    host: Text
+    pid: Count
+    slots: Count
+    state: Text  # "alive", "draining", "lost"
+    reservations: Count  # that this scheduler has left there
+    launched: Count  # tasks of this scheduler that are there
+    done: Count
+    rtt_ms: Amount
+    package: Text
+    python: Text
+
+
+class JobStatus(msgspec.Struct, frozen=True, array_like=True):
+    """One job's ledger: tasks = unplaced + launched + succeeded + failed + timed_out + cancelled + lost."""
+
+    id: Text
+    name: Text
+    policy: Text
+    state: Text  # "waiting", "running", "done", "cancelled"
+    tasks: Count
+    unplaced: Count
+    launched: Count
+    counts: Annotated[list[Count], Meta(min_length=5, max_length=5)]  # by final status
+    epoch: Count
+    client: Text
+    submitted_unix_s: Amount
+    response_s: Amount  # 0 while unfinished
+    queueing_p50_ms: Amount  # response - service, per task, as the scheduler sees it
+    queueing_p99_ms: Amount
+    service_p50_ms: Amount
+    probes: Count
+    no_ops: Count
+    cancels: Count  # reservations withdrawn
+    relaunches: Count
+    detail: Detail = ""
+
+
+class Status(Message, frozen=True, tag=23):
+    """Scheduler to client: the answer to a query or one tick of a subscription."""
+
+    request: Count
+    scheduler: Text
+    jobs: Annotated[list[JobStatus], Meta(max_length=limits.STATUS_ROWS_MAX)] = []
+    workers: Annotated[list[WorkerStatus], Meta(max_length=limits.STATUS_ROWS_MAX)] = []
+    counters: Annotated[dict[Text, Count], Meta(max_length=limits.COUNTERS_MAX)] = {}
+
+
+class Ping(Message, frozen=True, tag=24):
+    """Either way: are you there? Answered by `Pong` with the same ``n``."""
+
+    n: Count
+
+
+class Pong(Message, frozen=True, tag=25):
+    """The answer to `Ping`."""
+
+    n: Count
+
+
+class Goodbye(Message, frozen=True, tag=26):
+    """The sender leaves. "draining": give it nothing new; "leaving": it is gone when you read this."""
+
+    reason: Text
+
+
+AnyMessage = (
+    Hello | Welcome | Refused | Submit | Accepted | Rejected | Probe | Load | Request | Task | NoOp | Cancel
+    | Recall | Returned | Result | ResultAck | Outcome | OutcomeAck | Stale | Kill | Query | Subscribe | Status
+    | Ping | Pong | Goodbye
+)  # fmt: skip

@@ -1,0 +1,292 @@
+"""The processes: what a scheduler and a worker are made of, wired together.
+
+Owns: which parts make a role, its signals, its registration. Must not know: how any part works.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+import zmq
+
+import sparrowmq
+from sparrowmq import ids
+from sparrowmq.core import effects as fx
+from sparrowmq.core.node_monitor import NodeMonitor
+from sparrowmq.core.scheduler import Scheduler
+from sparrowmq.errors import ProtocolError
+from sparrowmq.executor.cpus import available_slots
+from sparrowmq.executor.pool import SlotPool
+from sparrowmq.executor.zygote import Zygote
+from sparrowmq.protocol import messages as m
+from sparrowmq.runtime import logs
+from sparrowmq.runtime.driver import Driver
+from sparrowmq.runtime.loop import Loop
+from sparrowmq.settings import LogSettings, SchedulerSettings, StoreSettings, WorkerSettings
+from sparrowmq.store.registry import Record, SchedulerRecord, StoreThread, WorkerRecord
+from sparrowmq.transport.dealer import Dealer
+from sparrowmq.transport.router import Router
+
+PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def run_scheduler(
+    settings: SchedulerSettings, store: StoreSettings, log: LogSettings, *, id: str | None = None
+) -> int:
+    """Be a scheduler until it is told to end; return the process's exit status."""
+    role = _Role("scheduler", id, log)
+    machine = Scheduler(
+        id=role.id,
+        incarnation=role.incarnation,
+        rng=role.rng,
+        settings=settings,
+        package=sparrowmq.__version__,
+        unix_offset_s=time.time() - time.monotonic(),
+    )
+    routers: dict[str, Router] = {}
+    driver = Driver(
+        role.loop,
+        machine,
+        lambda peer, batch: routers[peer[0]].send(peer, batch),
+        {fx.Close: lambda effect: routers[effect.peer[0]].forget(effect.peer)},
+        logs.emit,
+    )
+
+    def on_bad(peer: Any, error: ProtocolError) -> None:
+        machine.refuse(role.loop.now(), peer, error.code, str(error))
+
+    for tag, address in ((m.WORKER, settings.bind_workers), (m.CLIENT, settings.bind_clients)):
+        routers[tag] = Router(
+            role.context,
+            role.loop,
+            address,
+            on_batch=driver.on_batch,
+            on_lost=driver.on_lost,
+            on_bad=on_bad,
+            tag=tag,
+        )
+    record = SchedulerRecord(
+        id=role.id,
+        incarnation=role.incarnation,
+        address_workers=_advertised(routers[m.WORKER].address, settings.advertise_host),
+        address_clients=_advertised(routers[m.CLIENT].address, settings.advertise_host),
+        host=role.host,
+        pid=os.getpid(),
+        package=sparrowmq.__version__,
+    )
+    logs.emit("info", "listening", {"workers": record.address_workers, "clients": record.address_clients})
+    registrar = role.register(store, record, None)
+
+    def drain() -> None:
+        if registrar is not None:
+            registrar.stop(timeout_s=0.0)  # withdrawn beside this thread
+        machine.drain(role.loop.now(), role.loop.now() + settings.drain_timeout_s)
+
+    def close_all() -> None:
+        for router in routers.values():
+            router.close()
+
+    return role.run(driver, drain, registrar, close_all)
+
+
+def run_worker(settings: WorkerSettings, store: StoreSettings, log: LogSettings, *, id: str | None = None) -> int:
+    """Be a worker until it is told to end; return the process's exit status. Forks: call it before any thread."""
+    zygote = Zygote.start()
+    role = _Role("worker", id, log)
+    slots = settings.slots or available_slots()
+    machine = NodeMonitor(
+        id=role.id,
+        incarnation=role.incarnation,
+        slots=slots,
+        settings=settings,
+        package=sparrowmq.__version__,
+        python=PYTHON,
+        host=role.host,
+        pid=os.getpid(),
+    )
+    dealers: dict[Any, Dealer] = {}
+    pool = SlotPool(role.loop, zygote, _SlotEvents(role.loop, machine))
+
+    def connect(effect: fx.Connect) -> None:
+        peer = effect.peer
+
+        def lost() -> None:
+            dealers.pop(peer, None)
+            driver.on_lost(peer)
+
+        dealers[peer] = Dealer(
+            role.context,
+            role.loop,
+            effect.address,
+            on_batch=lambda batch: driver.on_batch(peer, batch),
+            on_lost=lost,
+            on_bad=lambda error: driver.log("warning", "not a message", {"code": error.code, "detail": str(error)}),
+        )
+
+    def close(effect: fx.Close) -> None:
+        dealer = dealers.pop(effect.peer, None)
+        if dealer is not None:
+            dealer.close()
+
+    def send(peer: Any, batch: Sequence[m.AnyMessage]) -> None:
+        dealer = dealers.get(peer)
+        if dealer is not None:
+            dealer.send(batch)
+
+    driver = Driver(
+        role.loop,
+        machine,
+        send,
+        {
+            fx.Connect: connect,
+            fx.Close: close,
+            fx.SpawnSlot: lambda effect: pool.spawn(effect.slot),
+            fx.StartTasks: pool.start,
+            fx.ReclaimSlot: lambda effect: pool.reclaim(effect.slot),
+            fx.KillSlot: lambda effect: pool.kill(effect.slot),
+        },
+        logs.emit,
+    )
+
+    def schedulers(found: dict[str, SchedulerRecord]) -> None:
+        machine.schedulers_changed(role.loop.now(), {id: record.address_workers for id, record in found.items()})
+
+    record = WorkerRecord(
+        id=role.id,
+        incarnation=role.incarnation,
+        host=role.host,
+        pid=os.getpid(),
+        slots=slots,
+        package=sparrowmq.__version__,
+        python=PYTHON,
+    )
+    registrar = role.register(store, record, schedulers)
+    connected = 0
+
+    def tell_connected() -> None:
+        nonlocal connected
+        if registrar is not None and machine.connected != connected:
+            connected = machine.connected
+            registrar.update(msgspec.structs.replace(record, schedulers=connected))
+
+    role.loop.on_turn.append(tell_connected)
+    machine.start(role.loop.now())
+
+    def drain() -> None:
+        machine.drain(role.loop.now(), role.loop.now() + settings.drain_timeout_s)
+
+    def close_all() -> None:
+        pool.close()
+        for dealer in list(dealers.values()):
+            dealer.close()
+
+    return role.run(driver, drain, registrar, close_all)
+
+
+class _Role:
+    """What every process has: an identity, a loop, a ZeroMQ context."""
+
+    def __init__(self, role: str, id: str | None, log: LogSettings) -> None:
+        self.rng = random.Random()
+        self.id = id or ids.node_id(role, self.rng)
+        self.incarnation = time.time_ns() // 1_000_000
+        self.host = socket.gethostname()
+        logs.setup(log, role=role, id=self.id)
+        self.loop = Loop(
+            lambda name, error, more: logs.emit("error", "callback failed", {"callback": name, "error": repr(error)})
+        )
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+
+    def register(
+        self,
+        store: StoreSettings,
+        record: Record,
+        on_schedulers: Callable[[dict[str, SchedulerRecord]], None] | None,
+    ) -> StoreThread | None:
+        """Make this process known, and keep it told of the schedulers; None without a Redis."""
+        if not store.url:
+            return None
+        thread = StoreThread(
+            store, record=record, on_schedulers=on_schedulers, post=self.loop.post, log=logs.emit
+        )
+        thread.start()
+        return thread
+
+    def run(
+        self,
+        driver: Driver,
+        drain: Callable[[], None],
+        registrar: StoreThread | None,
+        close_all: Callable[[], None],
+    ) -> int:
+        """Turn until told to end: the first signal drains, the second ends at once."""
+        told: list[int] = []
+
+        def on_signal() -> None:
+            told.append(1)
+            if len(told) == 1:
+                drain()
+            else:
+                driver.exit_reason = "told twice to end"
+                self.loop.stop()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.loop.add_signal(number, on_signal)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)  # the hot paths make few cycles and many lists
+        self.loop.run()
+        logs.emit("info", "ended", {"reason": driver.exit_reason})
+        if registrar is not None:
+            registrar.stop()
+        close_all()
+        self.loop.close()
+        self.context.destroy(linger=200)
+        return 0
+
+
+class _SlotEvents:
+    """Adds the time to what the slots report."""
+
+    def __init__(self, loop: Loop, machine: NodeMonitor) -> None:
+        self._now = loop.now
+        self._machine = machine
+
+    def slot_ready(self, slot: int, pid: int) -> None:
+        """See NodeMonitor."""
+        self._machine.slot_ready(self._now(), slot, pid)
+
+    def slot_results(
+        self, slot: int, first_seq: int, statuses: bytes, service_us: list[int], payloads: list[m.Payload]
+    ) -> None:
+        """See NodeMonitor."""
+        self._machine.slot_results(self._now(), slot, first_seq, statuses, service_us, payloads)
+
+    def slot_exited(self, slot: int, cause: str, current_seq: int) -> None:
+        """See NodeMonitor."""
+        self._machine.slot_exited(self._now(), slot, cause, current_seq)
+
+    def slot_reclaimed(self, slot: int, after_seq: int) -> None:
+        """See NodeMonitor."""
+        self._machine.slot_reclaimed(self._now(), slot, after_seq)
+
+
+def _advertised(address: str, advertise_host: str) -> str:
+    """Return the address that others connect to: the bound one, with a host that means something elsewhere."""
+    if not address.startswith("tcp://"):
+        return address
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    if advertise_host:
+        host = advertise_host
+    elif host in ("0.0.0.0", "*", "[::]"):
+        host = socket.gethostname()
+    return f"tcp://{host}:{port}"

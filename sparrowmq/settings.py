@@ -1,0 +1,82 @@
+"""What each component can be told: one frozen Struct a component, every field with a default.
+
+Owns: names, types, ranges and defaults. Must not know: files, environment variables, flags (config.py loads
+them) or what a component does with a value. config/default.toml documents each field; a test keeps it equal
+to this file. Units stand last in a name.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from sparrowmq.limits import SchedulerLimits, WorkerLimits
+
+Seconds = Annotated[float, Meta(gt=0.0, le=86_400.0)]
+SecondsOrZero = Annotated[float, Meta(ge=0.0, le=86_400.0)]
+SlotCount = Annotated[int, Meta(ge=0, le=4096)]
+Address = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^(tcp|ipc)://.+")]
+
+
+class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One scheduler. Addresses are ZeroMQ endpoints; port 0 lets the system choose one."""
+
+    bind_workers: Address = "tcp://127.0.0.1:0"
+    bind_clients: Address = "tcp://127.0.0.1:0"
+    advertise_host: str = ""  # "": the bound host; this machine's address towards Redis where all are bound
+    reconnect_grace_s: SecondsOrZero = 0.05
+    client_lease_s: Seconds = 10.0
+    unschedulable_after_s: Seconds = 10.0
+    ping_interval_s: Seconds = 1.0
+    silent_after_s: Seconds = 5.0
+    drain_timeout_s: SecondsOrZero = 30.0
+    limits: SchedulerLimits = SchedulerLimits()
+
+
+class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One worker: a node monitor and its slots."""
+
+    slots: SlotCount = 0  # 0: as many as the CPU quota or affinity gives
+    request_timeout_s: Seconds = 1.0
+    scheduler_grace_s: SecondsOrZero = 5.0
+    drain_timeout_s: SecondsOrZero = 30.0
+    ping_interval_s: Seconds = 1.0
+    silent_after_s: Seconds = 5.0
+    window_s: SecondsOrZero = 0.02
+    limits: WorkerLimits = WorkerLimits()
+
+
+class ClientSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One client session."""
+
+    connect_timeout_s: Seconds = 5.0
+    unavailable_after_s: Seconds = 30.0
+    ping_interval_s: Seconds = 1.0
+    silent_after_s: Seconds = 3.0
+
+
+class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Redis: where it is, and how long anything waits for it. A record lives for ``ttl_s`` unless refreshed."""
+
+    url: str = ""  # "": none
+    prefix: Annotated[str, Meta(min_length=1, max_length=64)] = "sq:"
+    connect_timeout_s: Seconds = 2.0
+    reply_timeout_s: Seconds = 2.0
+    ttl_s: Seconds = 6.0
+    refresh_interval_s: Seconds = 2.0
+    poll_interval_s: Seconds = 1.0
+
+
+class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Log lines on standard error. "auto": human on a terminal, JSON otherwise."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "human", "json"] = "auto"
+
+
+class SecuritySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What guards the sockets. ``insecure`` allows to bind beyond loopback without keys."""
+
+    insecure: bool = False

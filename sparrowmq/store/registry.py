@@ -1,0 +1,285 @@
+"""Who is there: the records of schedulers and workers in Redis, and the thread that keeps them true.
+
+Owns: the keys, their lifetimes, and all blocking Redis I/O of a process. Must not know: what a scheduler or a
+worker does. Redis is never on the path of a task: whatever happens to it, known schedulers stay known until
+a successful read says otherwise.
+
+Keys, below the prefix: ``scheduler:<id>`` and ``worker:<id>`` hold JSON and expire; ``schedulers`` and
+``workers`` are the ids, sorted by their last refresh and bounded (a reader drops those whose record has expired;
+their owner adds them again at its next refresh); ``changed`` is a channel on which changes of the set of
+schedulers are announced.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from sparrowmq import limits
+from sparrowmq.errors import Refused, Unavailable
+from sparrowmq.settings import StoreSettings
+from sparrowmq.store.connection import connect, describe, explained
+
+RECORD_BYTES_MAX = 4096
+SCHEDULERS_MAX = 1024
+WORKERS_MAX = 20_000
+BACKOFF_MIN_S = 0.05
+BACKOFF_MAX_S = 1.0
+
+Text = Annotated[str, Meta(max_length=limits.TEXT_CHARS_MAX)]
+Id = Annotated[str, Meta(min_length=1, max_length=limits.TEXT_CHARS_MAX)]
+Count = Annotated[int, Meta(ge=0, le=limits.INT_MAX)]
+
+
+class SchedulerRecord(msgspec.Struct, frozen=True):
+    """One scheduler: where it listens and who it is."""
+
+    id: Id
+    incarnation: Count
+    address_workers: Id
+    address_clients: Id
+    host: Text
+    pid: Count
+    package: Text
+
+
+class WorkerRecord(msgspec.Struct, frozen=True):
+    """One worker. ``schedulers``: how many it is connected to."""
+
+    id: Id
+    incarnation: Count
+    host: Text
+    pid: Count
+    slots: Count
+    package: Text
+    python: Text = ""
+    schedulers: Count = 0
+
+
+Record = SchedulerRecord | WorkerRecord
+R = TypeVar("R", SchedulerRecord, WorkerRecord)
+
+
+class Registry:
+    """The records, read and written at once. Every call blocks, at most for the settings' timeouts.
+
+    Calls raise Unavailable (no answer), Refused (credentials) or ConfigError (no URL).
+    """
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self._settings = settings
+        self._redis = connect(settings)
+        self._prefix = settings.prefix
+
+    def ping(self) -> None:
+        """Return if the server answers."""
+        with explained(self._settings.url):
+            self._redis.ping()
+
+    def publish(self, record: Record, *, announce: bool = False) -> None:
+        """Write ``record`` for another ``ttl_s``; ``announce`` tells the watchers that the set has changed."""
+        kind = _kind(type(record))
+        with explained(self._settings.url), self._redis.pipeline(transaction=True) as pipe:
+            ttl_ms = int(self._settings.ttl_s * 1000)
+            pipe.set(f"{self._prefix}{kind}:{record.id}", msgspec.json.encode(record), px=max(ttl_ms, 1))
+            pipe.zadd(f"{self._prefix}{kind}s", {record.id: time.time()})
+            pipe.zremrangebyrank(f"{self._prefix}{kind}s", 0, -1 - _most(type(record)))
+            if announce:
+                pipe.publish(f"{self._prefix}changed", record.id)
+            pipe.execute()
+
+    def withdraw(self, record: Record) -> None:
+        """Remove ``record`` and announce it, unless another incarnation has taken its id."""
+        kind = _kind(type(record))
+        key = f"{self._prefix}{kind}:{record.id}"
+        with explained(self._settings.url):
+            found: Record | None = (
+                _decode(self._redis.get(key), SchedulerRecord)
+                if isinstance(record, SchedulerRecord)
+                else _decode(self._redis.get(key), WorkerRecord)
+            )
+            if found is not None and found.incarnation != record.incarnation:
+                return
+            with self._redis.pipeline(transaction=True) as pipe:
+                pipe.delete(key)
+                pipe.zrem(f"{self._prefix}{kind}s", record.id)
+                pipe.publish(f"{self._prefix}changed", record.id)
+                pipe.execute()
+
+    def schedulers(self) -> dict[str, SchedulerRecord]:
+        """Return the schedulers by id."""
+        return self._read(SchedulerRecord)
+
+    def workers(self) -> dict[str, WorkerRecord]:
+        """Return the workers by id."""
+        return self._read(WorkerRecord)
+
+    def _read(self, kind: type[R]) -> dict[str, R]:
+        name, most = _kind(kind), _most(kind)
+        members = f"{self._prefix}{name}s"
+        with explained(self._settings.url):
+            ids = self._redis.zrange(members, 0, most - 1, desc=True)
+            if not ids:
+                return {}
+            prefix = f"{self._prefix}{name}:".encode()
+            values = self._redis.mget([prefix + identity for identity in ids])
+            expired = [identity for identity, value in zip(ids, values, strict=True) if value is None]
+            if expired:
+                self._redis.zrem(members, *expired)
+        records: dict[str, R] = {}
+        for identity, value in zip(ids, values, strict=True):
+            record = _decode(value, kind)
+            if record is not None and record.id.encode() == identity:
+                records[record.id] = record
+        return records
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._redis.close()
+
+
+def _kind(record: type[Record]) -> str:
+    return "scheduler" if record is SchedulerRecord else "worker"
+
+
+def _most(record: type[Record]) -> int:
+    return SCHEDULERS_MAX if record is SchedulerRecord else WORKERS_MAX
+
+
+def _decode(value: bytes | None, kind: type[R]) -> R | None:
+    """Return the record, or None for what is none: anybody may have written there."""
+    if value is None or len(value) > RECORD_BYTES_MAX:
+        return None
+    try:
+        return msgspec.json.decode(value, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+class StoreThread:
+    """Keeps a process registered and tells it which schedulers there are; all of its Redis I/O is in here.
+
+    ``record`` is published at once, refreshed, and withdrawn by `stop`. ``on_schedulers`` gets a new dict of
+    records by id whenever the set or a record in it changed; it is called through ``post``, which must be
+    thread-safe (`Loop.post`). ``log`` (level, event, fields) is called in this thread. With the server down it
+    goes on trying, says so once, and the schedulers known before stay known; after an outage none is removed
+    before ``ttl_s`` have passed, since a server that came back empty knows nobody yet.
+    """
+
+    def __init__(
+        self,
+        settings: StoreSettings,
+        *,
+        record: Record | None = None,
+        on_schedulers: Callable[[dict[str, SchedulerRecord]], None] | None = None,
+        post: Callable[[Callable[[], None]], None] = lambda callback: callback(),
+        log: Callable[[str, str, Mapping[str, Any]], None] = lambda level, event, fields: None,
+    ) -> None:
+        self._settings = settings
+        self._registry = Registry(settings)
+        self._record = record
+        self._on_schedulers = on_schedulers
+        self._post = post
+        self._log = log
+        self._wake = threading.Event()
+        self._stopping = False
+        self._published: Record | None = None
+        self._refresh_at = 0.0
+        self._known: dict[str, SchedulerRecord] = {}
+        self._down = False
+        self._removals_from = 0.0  # an outage: no scheduler is removed before this moment
+        self._thread = threading.Thread(target=self._run, name="store", daemon=True)
+        self._listener = threading.Thread(target=self._listen, name="store-listener", daemon=True)
+
+    def start(self) -> None:
+        """Start the threads. Call it after the last fork."""
+        self._thread.start()
+        if self._on_schedulers is not None:
+            self._listener.start()
+
+    def update(self, record: Record) -> None:
+        """Publish ``record`` from now on. Thread-safe; returns at once."""
+        self._record = record
+        self._wake.set()
+
+    def stop(self, timeout_s: float = 1.0) -> None:
+        """Withdraw the record and end the thread; waits for at most ``timeout_s``."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        backoff_s = BACKOFF_MIN_S
+        while not self._stopping:
+            try:
+                wait_s = self._turn(time.monotonic())
+                backoff_s = BACKOFF_MIN_S
+            except (Unavailable, Refused) as error:
+                self._outage(error)
+                wait_s, backoff_s = backoff_s, min(backoff_s * 2, BACKOFF_MAX_S)
+            self._wake.wait(wait_s)
+            self._wake.clear()
+        if self._published is not None:
+            try:
+                self._registry.withdraw(self._published)
+            except (Unavailable, Refused) as error:
+                self._log("warning", "not withdrawn from Redis; the record expires", {"reason": str(error)})
+        self._registry.close()
+
+    def _turn(self, now: float) -> float:
+        """Publish what is due, read the schedulers, return how long to wait."""
+        record = self._record
+        if record is not None and (record is not self._published or now >= self._refresh_at):
+            first = self._published is None or self._down
+            self._registry.publish(record, announce=first and isinstance(record, SchedulerRecord))
+            self._published = record
+            self._refresh_at = now + self._settings.refresh_interval_s
+        if self._on_schedulers is not None:
+            self._tell(self._registry.schedulers(), now)
+        elif self._down:
+            self._registry.ping()
+        if self._down:
+            self._down = False
+            self._log("info", "Redis answers again", {"redis": describe(self._settings.url)})
+        if self._on_schedulers is None:
+            return max(0.0, self._refresh_at - now) if record is not None else self._settings.refresh_interval_s
+        return min(self._settings.poll_interval_s, max(0.0, self._refresh_at - now) if record is not None else 3600.0)
+
+    def _tell(self, found: dict[str, SchedulerRecord], now: float) -> None:
+        if self._down:
+            self._removals_from = now + self._settings.ttl_s
+        if now < self._removals_from:
+            found = {**self._known, **found}
+        if found != self._known:
+            self._known = found
+            callback, told = self._on_schedulers, dict(found)
+            if callback is not None:
+                self._post(lambda: callback(told))
+
+    def _outage(self, error: Exception) -> None:
+        self._refresh_at = 0.0  # back empty: register at once
+        if not self._down:
+            self._down = True
+            self._log("warning", "Redis does not answer; going on without it", {"reason": str(error)})
+
+    def _listen(self) -> None:
+        """Wake the other thread at each announcement. Errors are its business: here they only mean: wait."""
+        import redis
+
+        client = connect(self._settings, listener=True)
+        while not self._stopping:
+            try:
+                with client.pubsub(ignore_subscribe_messages=True) as channel:
+                    channel.subscribe(f"{self._settings.prefix}changed")
+                    while not self._stopping:
+                        if channel.get_message(timeout=3600.0) is not None:
+                            self._wake.set()
+            except redis.RedisError:
+                self._wake.set()  # it finds out, and logs, whether the server is gone
+                time.sleep(BACKOFF_MAX_S)

@@ -10,12 +10,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from concurrent.futures import as_completed
-
     from sparrowmq.client.client import Client
     from sparrowmq.client.future import Future
     from sparrowmq.client.job import Job
     from sparrowmq.client.outcomes import CommandResult
+    from sparrowmq.client.waiting import as_completed
     from sparrowmq.errors import (
         CommandFailed,
         ConfigError,
@@ -67,7 +66,7 @@ _HOMES = {
     "Future": "sparrowmq.client.future",
     "Job": "sparrowmq.client.job",
     "LocalCluster": "sparrowmq.local",
-    "as_completed": "concurrent.futures",
+    "as_completed": "sparrowmq.client.waiting",
 }
 
 

@@ -201,7 +201,8 @@ def _named(environ: Mapping[str, str], known: Mapping[str, Any]) -> Iterator[tup
     sections = {name.upper(): None for name in _sections()}
     for name in sorted(environ):
         if name in by_variable:
-            yield by_variable[name], name
+            if environ[name]:  # an empty one is how many tools say that it is not set
+                yield by_variable[name], name
         elif name.startswith(ENVIRONMENT_PREFIX) and not _SERVICE_LINK.search(name):
             section, _, rest = name.removeprefix(ENVIRONMENT_PREFIX).partition("_")
             if rest and (section in sections or _nearest(section, sections)):

@@ -21,14 +21,16 @@ from typing import IO, NamedTuple
 
 import msgspec
 
+from sparrowmq import config
 from sparrowmq.errors import ConfigError, Refused, SparrowError, Unavailable, UsageError
 from sparrowmq.runtime import state
 from sparrowmq.runtime.launch import LaunchSpec, Order, Report
-from sparrowmq.settings import LogSettings, SchedulerSettings, StoreSettings, WorkerSettings
+from sparrowmq.settings import LogSettings, SchedulerSettings, SecuritySettings, StoreSettings, WorkerSettings
 
 MEMBERS_MAX = 1024
 LOG_TAIL_BYTES = 4000
 CLOSE_TIMEOUT_S = 5.0
+STANDARD_ERROR = "-"
 # The argument is where this package is, for programs that found it by a path of their own.
 _LAUNCH = "import sys; sys.path.append(sys.argv[1]); from sparrowmq.runtime.launcher import main; sys.exit(main())"
 _ERRORS: dict[int, type[SparrowError]] = {2: UsageError, 4: ConfigError, 6: Refused}
@@ -46,10 +48,11 @@ class LocalCluster:
 
     ``slots`` tasks run at once on each worker. Without ``redis_url`` it brings a Valkey server (extra
     ``local``). Everything ends with the block, or with this process, however it ends. ``restart`` replaces
-    schedulers and workers that end; the Valkey server is always replaced. Log lines go to ``log_path``
-    (None: to a file that goes with the cluster, and into the error when starting fails).
+    schedulers and workers that end; the Valkey server is always replaced. Log lines go to ``log_path``, or to
+    STANDARD_ERROR (None: to a file that goes with the cluster, and into the error when starting fails).
 
-    Raises Unavailable when the cluster is not ready within ``start_timeout_s``; UsageError for bad counts.
+    Raises Unavailable when the cluster is not ready within ``start_timeout_s``, UsageError for bad counts, and
+    ConfigError for addresses beyond loopback without ``security.insecure``.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class LocalCluster:
         scheduler: SchedulerSettings | None = None,
         worker: WorkerSettings | None = None,
         store: StoreSettings | None = None,
+        security: SecuritySettings | None = None,
         log: LogSettings | None = None,
         log_path: str | Path | None = None,
         restart: bool = False,
@@ -73,6 +77,7 @@ class LocalCluster:
             if not least <= count <= MEMBERS_MAX:
                 raise UsageError(f"{name}: expected a number from {least} to {MEMBERS_MAX:,}, got {count}")
         store = store or StoreSettings()
+        config.check_exposure(scheduler or SchedulerSettings(), security or SecuritySettings())
         self._spec = LaunchSpec(
             directory="",
             schedulers=schedulers,
@@ -122,7 +127,9 @@ class LocalCluster:
     @property
     def pid(self) -> int:
         """The launcher's process id; 0 when it does not run."""
-        return self._process.pid if self._process is not None else 0
+        if self._process is not None:
+            return self._process.pid
+        return self._outcome.pid if self._spec.detached and self._outcome is not None else 0
 
     @property
     def store_pid(self) -> int:
@@ -146,10 +153,7 @@ class LocalCluster:
         self._outcome, self._ended, self._store_pid = None, False, 0
         self._directory = tempfile.mkdtemp(prefix="sparrowmq-")
         spec = msgspec.structs.replace(self._spec, directory=self._directory)
-        log_path = Path(spec.log_path) if spec.log_path else Path(self._directory, "cluster.log")
-        log_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        log_flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-        self._log_file = os.fdopen(os.open(log_path, log_flags, 0o600), "r+b")
+        self._log_file = self._open_log(spec.log_path)
         self._process = subprocess.Popen(
             [sys.executable, "-c", _LAUNCH, str(Path(__file__).resolve().parents[1])],
             stdin=subprocess.PIPE,
@@ -170,6 +174,14 @@ class LocalCluster:
         if spec.detached:
             self._let_go()
 
+    def _open_log(self, log_path: str) -> IO[bytes] | None:
+        if log_path == STANDARD_ERROR:
+            return None
+        path = Path(log_path) if log_path else Path(self._directory, "cluster.log")
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+        return os.fdopen(os.open(path, flags, 0o600), "r+b")
+
     def _check_outcome(self) -> None:
         outcome = self._outcome
         if outcome is not None and outcome.report == "ready":
@@ -188,6 +200,11 @@ class LocalCluster:
         size = self._log_file.seek(0, os.SEEK_END)
         self._log_file.seek(max(0, size - LOG_TAIL_BYTES))
         return self._log_file.read().decode(errors="replace").strip()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until the cluster has ended by itself, up to ``timeout_s``; tell whether it has."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._ended, timeout_s)
 
     def close(self, drain_s: float = 0.0) -> None:
         """End the cluster and wait until all of it is gone; running tasks get ``drain_s`` to end."""

@@ -25,7 +25,7 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
     bind_workers: Address = "tcp://127.0.0.1:0"
     bind_clients: Address = "tcp://127.0.0.1:0"
-    advertise_host: str = ""  # "": the bound host; this machine's address towards Redis where all are bound
+    advertise_host: str = ""  # "": the bound host, or this machine's name where all interfaces are bound
     reconnect_grace_s: SecondsOrZero = 0.05
     client_lease_s: Seconds = 10.0
     unschedulable_after_s: Seconds = 10.0

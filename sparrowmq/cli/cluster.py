@@ -51,6 +51,7 @@ def up(options: Globals, workers: int, slots: int, schedulers: int, detach: bool
         scheduler=loaded.scheduler,
         worker=loaded.worker,
         store=loaded.store,
+        security=loaded.security,
         log=loaded.log,
         log_path=path.with_name("cluster.log") if detach else local.STANDARD_ERROR,
         restart=True,

@@ -38,9 +38,7 @@ _COMMANDS = {
 }
 
 
-@click.group(
-    cls=Group, lazy=_COMMANDS, epilog=EXIT_STATUS, context_settings={"help_option_names": ["-h", "--help"]}
-)
+@click.group(cls=Group, lazy=_COMMANDS, epilog=EXIT_STATUS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="sparrowmq")
 def root() -> None:
     """Run many short tasks on many machines, without a central scheduler."""

@@ -21,7 +21,7 @@ def as_json(value: object) -> None:
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """Return ``rows`` below their headers, numbers to the right; a column is named by its key."""
-    cells = [[_cell(row.get(column, "")) for column in columns] for row in rows]
+    cells = [[cell(row.get(column, "")) for column in columns] for row in rows]
     heads = [column.replace("_", " ") for column in columns]
     widths = [max([len(head), *(len(row[i]) for row in cells)]) for i, head in enumerate(heads)]
     right = [all(isinstance(row.get(column), int | float) for row in rows) and bool(rows) for column in columns]
@@ -33,12 +33,15 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     return "\n".join([line(heads), *(line(row) for row in cells)])
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """Return one value as people read it."""
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return str(value)
 
 
 def milliseconds(value_ms: float) -> str:

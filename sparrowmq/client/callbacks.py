@@ -12,27 +12,35 @@ import queue
 import threading
 from collections.abc import Callable
 
-_queue: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+Queue = queue.SimpleQueue[Callable[[], object]]
+
 _lock = threading.Lock()
-_pid = 0  # the process whose thread runs: a fork has none
+_queue: Queue | None = None  # None: no thread serves it
 
 
 def run(call: Callable[[], object]) -> None:
     """Run ``call`` soon, after those given before."""
-    global _pid
-    _queue.put(call)
-    if _pid != os.getpid():
-        with _lock:
-            if _pid != os.getpid():
-                threading.Thread(target=_serve, name="sparrowmq-callbacks", daemon=True).start()
-                _pid = os.getpid()
+    global _queue
+    with _lock:
+        if _queue is None:
+            _queue = queue.SimpleQueue()
+            threading.Thread(target=_serve, args=(_queue,), name="sparrowmq-callbacks", daemon=True).start()
+        _queue.put(call)
 
 
-def _serve() -> None:
+def _serve(calls: Queue) -> None:
     while True:
-        call = _queue.get()
+        call = calls.get()
         try:
             call()
         except Exception:
             logging.getLogger("sparrowmq").exception("a future's callback failed")
         del call  # or it would live until the next one comes
+
+
+def _forget_thread() -> None:
+    global _lock, _queue
+    _lock, _queue = threading.Lock(), None
+
+
+os.register_at_fork(after_in_child=_forget_thread)

@@ -16,14 +16,14 @@ from sparrowmq import ids
 from sparrowmq.client import options as opts
 from sparrowmq.client import source, submission
 from sparrowmq.client.connection import Connection
-from sparrowmq.client.future import Batch, Future, by_batch
+from sparrowmq.client.future import Batch, Future, cancel
 from sparrowmq.client.job import Job
 from sparrowmq.client.options import JobOptions
 from sparrowmq.client.outcomes import CommandResult
 from sparrowmq.errors import UsageError
 from sparrowmq.protocol import codec
 from sparrowmq.protocol import messages as m
-from sparrowmq.settings import ClientSettings
+from sparrowmq.settings import ClientSettings, StoreSettings
 
 QUERY_TIMEOUT_S: Final = 1.0
 
@@ -73,6 +73,12 @@ class Submitter:
         if not iterables:
             raise UsageError("map needs at least one iterable of arguments", hint="submit(fn) runs fn() once")
         return self._send(submission.calls(opts.make_spec(self._spec, **options), fn, zip(*iterables)))  # noqa: B905
+
+    def starmap(
+        self, fn: Callable[..., Any] | str, rows: Iterable[Iterable[Any]], **options: Unpack[JobOptions]
+    ) -> Job[Any]:
+        """Run ``fn(*row)`` for each of ``rows``, as one job. Keyword arguments are options of the job."""
+        return self._send(submission.calls(opts.make_spec(self._spec, **options), fn, map(tuple, rows)))
 
     def run_commands(
         self,
@@ -126,7 +132,7 @@ class Client(Submitter):
 
     ``target``: a `LocalCluster` (anything with a ``url``), a Redis URL where schedulers register, the address of
     a scheduler (``tcp://`` or ``ipc://``; several separated by commas), or None: SPARROWMQ_STORE_URL, then the
-    local cluster that ``sparrowmq up --detach`` has started.
+    local cluster that ``sparrowmq up --detach`` has started. ``store``: how Redis is talked to (prefix, timeouts).
 
     Returns when a scheduler has answered; raises Unavailable after ``timeout_s`` (default:
     ``settings.connect_timeout_s``), saying what was tried. Thread-safe. `close`, the end of a ``with`` block and
@@ -135,10 +141,15 @@ class Client(Submitter):
     """
 
     def __init__(
-        self, target: object = None, *, timeout_s: float | None = None, settings: ClientSettings | None = None
+        self,
+        target: object = None,
+        *,
+        timeout_s: float | None = None,
+        settings: ClientSettings | None = None,
+        store: StoreSettings | None = None,
     ) -> None:
         settings = settings or ClientSettings()
-        connection = Connection(source.find(target), settings)
+        connection = Connection(source.find(target, store), settings)
         super().__init__(connection, opts.make_spec())
         connection.open(settings.connect_timeout_s if timeout_s is None else timeout_s)
         atexit.register(self.close)
@@ -168,18 +179,14 @@ class Client(Submitter):
 
         Tasks that were cancelled before do not count.
         """
-        wanted = [future for future in futures if not future.done()]
-        replies = [self._connection.start_recall(batch, indices) for batch, indices in by_batch(wanted).items()]
-        self._connection.wait_for_recalls(replies)
-        return sum(future.cancelled() for future in wanted)
+        return cancel(futures)
 
     def kill(self, job: Job[Any] | Future[Any]) -> None:
-        """End a job or a task of this client, running tasks too; their futures raise CancelledError soon."""
+        """End a job or a task, running ones too; the futures raise CancelledError soon."""
         if isinstance(job, Future):
-            self._connection.kill(job.job, [job.index])
-            return
-        for job_id in job.ids:
-            self._connection.kill(job_id, [])
+            job.batch.link.kill(job.job, [job.index])
+        else:
+            job.kill()
 
     def query(self, what: str, job: str = "", *, timeout_s: float = QUERY_TIMEOUT_S) -> list[m.Status]:
         """Ask every scheduler for "summary", "workers", "jobs" or "job" (with ``job``: an id or its prefix).

@@ -14,9 +14,9 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future as Reply
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from sparrowmq import __version__, ids
 from sparrowmq.client.future import Batch
@@ -27,6 +27,7 @@ from sparrowmq.core import effects as fx
 from sparrowmq.core.session import Session
 from sparrowmq.errors import ProtocolError, Refused, Rejected, Unavailable, UsageError
 from sparrowmq.protocol import messages as m
+from sparrowmq.runtime.driver import Driver
 from sparrowmq.runtime.loop import Loop
 from sparrowmq.settings import ClientSettings
 from sparrowmq.transport.context import new_context
@@ -34,8 +35,6 @@ from sparrowmq.transport.dealer import Dealer
 
 _CLOSE_TIMEOUT_S: Final = 5.0
 _log = logging.getLogger("sparrowmq.client")
-
-T = TypeVar("T")
 
 
 class Connection:
@@ -45,8 +44,8 @@ class Connection:
         self._pid = os.getpid()
         self.rng = random.Random()
         self.id = ids.node_id("client", self.rng)
+        self.answer_timeout_s = settings.connect_timeout_s
         self._source = source
-        self._settings = settings
         self._context = new_context()
         self._loop = Loop(_on_loop_error)
         self._session = Session(
@@ -67,20 +66,23 @@ class Connection:
         self._refusals: dict[str, m.Refused] = {}  # by address
         self._linked = False  # whether a scheduler has ever welcomed the session
         self._answered = threading.Event()  # set when it is linked, or will not be
-        self._gate = threading.Lock()  # what is posted before the goodbye is done; after it nothing is posted
+        self._gate = threading.Lock()  # no post slips in behind the goodbye
         self._closed = False
-        self._perform: dict[type, Callable[[Any], None]] = {
-            fx.Connect: self._connect,
-            fx.Close: self._disconnect,
-            fx.Deliver: self._deliver,
-            fx.JobAccepted: self._job_accepted,
-            fx.JobEnded: self._job_ended,
-            fx.Recalled: self._recalled,
-            fx.Linked: self._on_linked,
-            fx.Log: _log_effect,
-        }
-        self._loop.deadline = self._session.next_deadline
-        self._loop.on_turn.append(self._turn)
+        self._driver = Driver(
+            self._loop,
+            self._session,
+            self._send,
+            {
+                fx.Connect: self._connect,
+                fx.Close: self._disconnect,
+                fx.Deliver: self._deliver,
+                fx.JobAccepted: self._job_accepted,
+                fx.JobEnded: self._job_ended,
+                fx.Recalled: self._recalled,
+                fx.Linked: self._on_linked,
+            },
+            _emit,
+        )
         self._thread = threading.Thread(target=self._run, name=f"sparrowmq-{self.id}", daemon=True)
 
     # Called by user threads.
@@ -90,33 +92,35 @@ class Connection:
 
         Raises Refused when all that there are refuse it, Unavailable saying what was tried within ``timeout_s``.
         """
-        self._source.start(self._loop.post, self._schedulers_changed)
-        self._thread.start()
-        self._answered.wait(timeout_s)
-        if self._linked:
-            return
-        if self._refusals:
-            address, refusal = self._refusals.popitem()
+        try:
+            self._source.start(self._loop.post, self._schedulers_changed)
+            self._thread.start()
+            self._answered.wait(timeout_s)
+            if not self._linked:
+                raise self._explain(timeout_s)
+        except BaseException:
             self.close()
-            raise Refused(f"the scheduler at {address} refused this client: {refusal.detail}", code=refusal.code)
+            raise
+
+    def _explain(self, timeout_s: float) -> Exception:
+        if self._refusals:
+            address, refusal = next(iter(self._refusals.items()))
+            return Refused(f"the scheduler at {address} refused this client: {refusal.detail}", code=refusal.code)
         reason, hint = self._source.explain(self.addresses)
         detail = f" ({self._failure})" if self._failure else ""
-        self.close()
-        raise Unavailable(f"{reason}{detail}; waited {timeout_s:g} s", hint=hint)
+        return Unavailable(f"{reason}{detail}; waited {timeout_s:g} s", hint=hint)
 
     def submit(self, submit: m.Submit, batch: Batch) -> None:
         """Send a job whose futures are in ``batch``; returns at once."""
-        with self._gate:
-            self._check()
-            self._batches[batch.id] = batch
-            self._loop.post(lambda: self._session.submit(self._loop.now(), submit))
 
-    def recall(self, batch: Batch, indices: Sequence[int]) -> None:
-        """See `future.Link`."""
-        self.wait_for_recalls([self.start_recall(batch, indices)])
+        def act() -> None:
+            self._batches[batch.id] = batch
+            self._session.submit(self._loop.now(), submit)
+
+        self._post(act)
 
     def start_recall(self, batch: Batch, indices: Sequence[int]) -> Reply[None]:
-        """Cancel those of the tasks that have not started; the reply is set when the answer is in."""
+        """See `future.Link`."""
         reply: Reply[None] = Reply()
 
         def act() -> None:
@@ -127,22 +131,12 @@ class Connection:
             self._recalls[number] = reply
             self._session.recall(self._loop.now(), number, batch.id, list(indices))
 
-        with self._gate:
-            self._check()
-            self._loop.post(act)
+        self._post(act)
         return reply
 
-    def wait_for_recalls(self, replies: Iterable[Reply[None]]) -> None:
-        """Return when all are answered, or time is up for all."""
-        deadline = time.monotonic() + self._settings.connect_timeout_s
-        for reply in replies:
-            _wait_for(reply, max(0.0, deadline - time.monotonic()))
-
     def kill(self, job: str, indices: Sequence[int]) -> None:
-        """End tasks of a job of this client, running ones too (none given: all); returns at once."""
-        with self._gate:
-            self._check()
-            self._loop.post(lambda: self._session.kill(self._loop.now(), job, list(indices)))
+        """See `future.Link`."""
+        self._post(lambda: self._session.kill(self._loop.now(), job, list(indices)))
 
     def inquire(self, what: str, job: str, timeout_s: float) -> list[m.Status]:
         """Ask every known scheduler; return the answers that came within ``timeout_s``."""
@@ -158,10 +152,8 @@ class Connection:
             query = m.Query(next(self._numbers), what, job)
             inquiry.start(self.addresses.values(), ids.node_id("client", self.rng), query, timeout_s)
 
-        with self._gate:
-            self._check()
-            self._loop.post(act)
-        return _wait_for(reply, timeout_s + _CLOSE_TIMEOUT_S) or []
+        self._post(act)
+        return reply.result(timeout_s + _CLOSE_TIMEOUT_S)
 
     def check_process(self) -> None:
         """See `future.Link`."""
@@ -181,13 +173,18 @@ class Connection:
             self._closed = True
             self._loop.post(self._leave)
         self._source.stop()
-        if self._thread.ident is not None:
+        if self._thread.ident is None:
+            self._release()
+        else:
             self._thread.join(_CLOSE_TIMEOUT_S)
 
-    def _check(self) -> None:
+    def _post(self, action: Callable[[], None]) -> None:
+        """Have the loop's thread do ``action``, surely: what comes before the goodbye is done before it."""
         self.check_process()
-        if self._closed:
-            raise UsageError("this client is closed")
+        with self._gate:
+            if self._closed:
+                raise UsageError("this client is closed")
+            self._loop.post(action)
 
     # Called in the loop's thread.
 
@@ -195,16 +192,20 @@ class Connection:
         try:
             self._loop.run()
         finally:
-            with self._gate:
-                self._closed = True
-            for batch in list(self._batches.values()):
-                batch.fail(None)
-            for reply in self._recalls.values():
-                reply.set_result(None)
-            for dealer in self._dealers.values():
-                dealer.close()
-            self._loop.close()
-            self._context.term()
+            self._release()
+
+    def _release(self) -> None:
+        """Nothing more will come: end what waits, and give everything back."""
+        with self._gate:
+            self._closed = True
+        for batch in list(self._batches.values()):
+            batch.fail(None)
+        for reply in self._recalls.values():
+            reply.set_result(None)
+        for dealer in self._dealers.values():
+            dealer.close()
+        self._loop.close()
+        self._context.term()
 
     def _leave(self) -> None:
         """Ask the session to leave; the turn that this runs in sends its goodbye and is the last."""
@@ -218,44 +219,27 @@ class Connection:
         self._refusals.clear()
         self._session.schedulers_changed(self._loop.now(), addresses)
 
-    def _turn(self) -> None:
-        """Let the session act on what is due, and do what it wants done: at the end of each turn."""
-        session = self._session
-        deadline = session.next_deadline()
-        if deadline is not None and deadline <= self._loop.now():
-            session.tick(self._loop.now())
-        while wanted := session.take_effects():
-            outgoing: dict[fx.Peer, list[m.AnyMessage]] = {}
-            for effect in wanted:
-                if type(effect) is fx.Send:
-                    outgoing.setdefault(effect.peer, []).append(effect.message)
-                    continue
-                if type(effect) is fx.Close:
-                    self._send(effect.peer, outgoing.pop(effect.peer, []))
-                self._perform[type(effect)](effect)
-            for peer, batch in outgoing.items():
-                self._send(peer, batch)
-
-    def _send(self, peer: fx.Peer, batch: list[m.AnyMessage]) -> None:
+    def _send(self, peer: fx.Peer, batch: Sequence[m.AnyMessage]) -> None:
         dealer = self._dealers.get(peer)
-        if dealer is not None and batch:
+        if dealer is not None:
             dealer.send(batch)
 
     def _connect(self, effect: fx.Connect) -> None:
-        peer, session, now = effect.peer, self._session, self._loop.now
+        peer, driver = effect.peer, self._driver
 
         def on_batch(batch: list[m.AnyMessage]) -> None:
             for message in batch:
                 if isinstance(message, m.Refused):
                     self._refused(effect.address, message)
-                session.receive(now(), peer, message)
+            driver.on_batch(peer, batch)
 
         def on_lost() -> None:
             self._failure = f"{effect.address}: {self._dealers.pop(peer).why}"
-            session.lost(now(), peer)
+            driver.on_lost(peer)
 
         def on_bad(error: ProtocolError) -> None:
-            _log.warning("undecodable bytes from %s: %s (%s)", effect.address, error, error.code)
+            fields = {"address": effect.address, "code": error.code, "detail": str(error)}
+            driver.log("warning", "not a message", fields)
 
         self._dealers[peer] = Dealer(
             self._context, self._loop, effect.address, on_batch=on_batch, on_lost=on_lost, on_bad=on_bad
@@ -307,16 +291,9 @@ class Connection:
             self._answered.set()
 
 
-def _wait_for(reply: Reply[T], timeout_s: float) -> T | None:
-    try:
-        return reply.result(timeout_s)
-    except TimeoutError:
-        return None
-
-
-def _log_effect(effect: fx.Log) -> None:
-    fields = "".join(f" {name}={value}" for name, value in effect.fields.items())
-    _log.log(logging.getLevelNamesMapping().get(effect.level.upper(), logging.INFO), "%s%s", effect.event, fields)
+def _emit(level: str, event: str, fields: Mapping[str, Any]) -> None:
+    shown = "".join(f" {name}={value}" for name, value in fields.items())
+    _log.log(logging.getLevelNamesMapping()[level.upper()], "%s%s", event, shown)
 
 
 def _on_loop_error(name: str, error: Exception, suppressed: int) -> None:

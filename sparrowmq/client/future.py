@@ -11,10 +11,12 @@ code (``__setstate__``, imports) never runs in the connection's thread.
 
 from __future__ import annotations
 
+import os
 import threading
 from _thread import RLock
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future as BaseFuture
+from concurrent.futures import wait
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
@@ -31,17 +33,25 @@ _UNDECODED = object()
 class Link(Protocol):
     """What futures need of the connection that their job went through."""
 
+    answer_timeout_s: float  # how long an answer may take
+
     def check_process(self) -> None:
         """Raise UsageError in a fork, where no answer ever comes."""
 
-    def recall(self, batch: Batch, indices: Sequence[int]) -> None:
-        """Cancel queued tasks; return when the answer is in, or does not come in time."""
+    def start_recall(self, batch: Batch, indices: Sequence[int]) -> BaseFuture[None]:
+        """Cancel those of the tasks that have not started; the reply is set when the answer is in."""
+
+    def kill(self, job: str, indices: Sequence[int]) -> None:
+        """End tasks, running ones too (none given: all); returns at once."""
+
+
+Watcher = Callable[["list[Future[Any]]"], object]
 
 
 class Batch:
     """The tasks of one job on the wire: what their futures share. Settled by the connection's thread only."""
 
-    __slots__ = ("_over", "futures", "id", "kind", "link", "pending", "tasks", "workers")
+    __slots__ = ("_over", "_watchers", "futures", "id", "kind", "link", "pending", "tasks", "workers")
 
     def __init__(self, job: str, kind: int, tasks: int, link: Link) -> None:
         self.id = job
@@ -52,18 +62,19 @@ class Batch:
         self.workers: int | None = None  # set when a scheduler accepts
         self.futures: list[Future[Any]] = []
         self._over: threading.Event | None = None
+        self._watchers: list[Watcher] = []
 
     def settle(self, indices: Sequence[int], statuses: bytes, payloads: Sequence[m.Payload]) -> None:
         """Record outcomes (parallel lists, one status byte a task); wake whoever waits for them."""
         futures = self.futures
-        watched = []
-        settled = 0
+        watched: list[Future[Any]] = []
+        settled: list[Future[Any]] = []
         with _births:
             for index, status, payload in zip(indices, statuses, payloads, strict=True):
                 future = futures[index]
                 if future._state != PENDING:
                     continue
-                settled += 1
+                settled.append(future)
                 future._status = status
                 if status != m.CANCELLED:
                     future._payload = payload
@@ -84,7 +95,7 @@ class Batch:
             else:
                 future._exception = make()
             future._finish()
-        self._settled(len(unsettled))
+        self._settled(unsettled)
 
     def wait(self, timeout_s: float | None) -> bool:
         """Wait until no task is pending; tell whether that is so."""
@@ -99,14 +110,26 @@ class Batch:
             over.set()
         return over.wait(timeout_s)
 
-    def _settled(self, count: int) -> None:
-        self.pending -= count
-        if self.pending:
-            return
-        self.futures = []  # the futures refer to this batch: no cycles are left behind
+    def watch(self, watcher: Watcher) -> None:
+        """Call ``watcher`` with the futures of every settlement from now on."""
         with _births:
+            self._watchers.append(watcher)
+
+    def unwatch(self, watcher: Watcher) -> None:
+        """End what `watch` has begun."""
+        with _births:
+            self._watchers.remove(watcher)
+
+    def _settled(self, futures: list[Future[Any]]) -> None:
+        self.pending -= len(futures)
+        if not self.pending:
+            self.futures = []  # the futures refer to this batch: no cycles are left behind
+        with _births:  # whoever watches only from now on finds these futures done
+            watchers = self._watchers[:]
             over = self._over
-        if over is not None:
+        for watcher in watchers:
+            watcher(futures)
+        if over is not None and not self.pending:
             over.set()
 
 
@@ -127,7 +150,7 @@ class Future(BaseFuture[T]):
 
     def __init__(self, batch: Batch, index: int) -> None:
         # The base's __init__ would make what __getattr__ makes when it is needed.
-        self._batch = batch
+        self.batch = batch
         self._index = index
 
     if not TYPE_CHECKING:  # typing sees the base's attributes only
@@ -146,7 +169,7 @@ class Future(BaseFuture[T]):
     @property
     def job(self) -> str:
         """The id of the job that the task belongs to."""
-        return self._batch.id
+        return self.batch.id
 
     @property
     def index(self) -> int:
@@ -184,20 +207,18 @@ class Future(BaseFuture[T]):
         True only when the task will truly never run: False means that it started, is over, or that no
         scheduler answered in time.
         """
-        if self._state == PENDING:
-            self._batch.link.recall(self._batch, (self._index,))
-        return self._state == CANCELLED_AND_NOTIFIED
+        return self._state == CANCELLED_AND_NOTIFIED or cancel([self]) == 1
 
     def _await(self, timeout: float | None) -> None:
         if self._state == PENDING:
-            self._batch.link.check_process()
+            self.batch.link.check_process()
         super().exception(timeout)
 
     def _decode(self) -> None:
         payload = self._payload
         if payload is _UNDECODED:
             return
-        value, error = outcomes.decode(self._batch.kind, self._status, payload)
+        value, error = outcomes.decode(self.batch.kind, self._status, payload)
         with _births:  # two threads may have decoded: all must see the same object
             if self._payload is not _UNDECODED:
                 self._result, self._exception = value, error
@@ -224,7 +245,7 @@ class Future(BaseFuture[T]):
         state = self._state.partition("_")[0].lower()
         if state == "finished":
             state = "succeeded" if self._status == m.SUCCEEDED and self._exception is None else "failed"
-        return f"<Future {self._batch.id}[{self._index}] {state}>"
+        return f"<Future {self.batch.id}[{self._index}] {state}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Future belongs to its client and cannot be sent; pass its result() instead")
@@ -247,10 +268,20 @@ class _Gate(RLock):  # type: ignore[misc]  # not final at run time
             self._condition.notify_all()
 
 
-def by_batch(futures: Iterable[Future[Any]]) -> dict[Batch, list[int]]:
-    """Group the tasks of unfinished futures by their batch."""
+def cancel(futures: Iterable[Future[Any]]) -> int:
+    """Cancel those tasks that have not started, by one message a job; return how many this has cancelled."""
+    pending = [future for future in futures if future._state == PENDING]
     groups: dict[Batch, list[int]] = {}
-    for future in futures:
-        if future._state == PENDING:
-            groups.setdefault(future._batch, []).append(future._index)
-    return groups
+    for future in pending:
+        groups.setdefault(future.batch, []).append(future.index)
+    replies = [batch.link.start_recall(batch, indices) for batch, indices in groups.items()]
+    wait(replies, max((batch.link.answer_timeout_s for batch in groups), default=0.0))
+    return sum(future._state == CANCELLED_AND_NOTIFIED for future in pending)
+
+
+def _renew_lock() -> None:
+    global _births
+    _births = RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)  # a thread that the fork does not have may have held it

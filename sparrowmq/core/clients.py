@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from sparrowmq import limits
 from sparrowmq.core.effects import Peer
 from sparrowmq.core.job import LAUNCHED, UNPLACED, Job
 from sparrowmq.core.outcomes import Outcomes
@@ -91,18 +92,24 @@ class Clients:
 
     def _refusal(self, submit: m.Submit) -> m.Rejected | None:
         """Return why this job cannot be taken, or None."""
-        state, limits = self._state, self._state.settings.limits
+        state, bounds = self._state, self._state.settings.limits
+        spec = submit.spec
+        if spec.kind in (m.PYTHON, m.CALL) and not len(submit.function):
+            return m.Rejected(submit.job, submit.epoch, "invalid", "a job of this kind needs a function")
         try:
-            canonical(submit.spec.policy)
+            canonical(spec.policy)
         except UsageError as error:
             return m.Rejected(submit.job, submit.epoch, "invalid", str(error))
         if state.draining:
             return m.Rejected(submit.job, submit.epoch, "draining", f"{state.id} is shutting down", 0.1)
         size = sum(map(len, submit.payloads)) + len(submit.function)
+        if size > limits.JOB_BYTES_MAX:
+            detail = f"{size:,} payload bytes in one job: the limit is {limits.JOB_BYTES_MAX:,}; split the job"
+            return m.Rejected(submit.job, submit.epoch, "too_large", detail)
         for what, have, more, limit in (
-            ("unfinished jobs", len(state.jobs), 1, limits.jobs),
-            ("unfinished tasks", state.tasks, submit.count, limits.tasks),
-            ("payload bytes", state.bytes, size, limits.payload_bytes),
+            ("unfinished jobs", len(state.jobs), 1, bounds.jobs),
+            ("unfinished tasks", state.tasks, submit.count, bounds.tasks),
+            ("payload bytes", state.bytes, size, bounds.payload_bytes),
         ):
             if more > limit:
                 detail = f"{more:,} {what} in one job: the limit of {state.id} is {limit:,}; split the job"

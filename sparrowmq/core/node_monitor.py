@@ -3,7 +3,7 @@
 Owns: the connections to schedulers and what goes over them, the queue, drain. Must not know: sockets,
 processes, clocks, or what a payload holds (user code runs in slots, never here).
 
-SOSP 2013, 3.4: a reservation that reaches the head of the queue while a slot is free becomes a request; the
+SOSP 2013, 3.5: a reservation that reaches the head of the queue while a slot is free becomes a request; the
 answer is a task or a no-op. `workplace` holds the slots' side of this; this room talks to schedulers.
 """
 

@@ -3,8 +3,8 @@
 Owns: rounds of probes (late binding) and of load samples (early binding), which worker may get what, and the
 task messages. Must not know: clients, results, or how a worker came to be known or lost; `Scheduler` tells it.
 
-Late binding (SOSP 2013, 3.4): reservations are counted per worker, never fewer than the unplaced tasks; a
-request takes tasks, the last task placed cancels the remaining reservations (3.5).
+Late binding (SOSP 2013, 3.5): reservations are counted per worker, never fewer than the unplaced tasks; a
+request takes tasks, the last task placed cancels the remaining reservations (3.6).
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class Placer:
         return len(taken)
 
     def withdraw(self, job: Job) -> None:
-        """Cancel every reservation that is left (SOSP 2013, 3.5)."""
+        """Cancel every reservation that is left (SOSP 2013, 3.6)."""
         for worker_id in job.withdraw():
             self._emit(self._workers[worker_id].peer, m.Cancel(job.id, job.epoch, job.round))
 

@@ -1,4 +1,4 @@
-"""Early binding: one round of load probes and the placement that follows (SOSP 2013, 3.1-3.3).
+"""Early binding: one round of load probes and the placement that follows (SOSP 2013, 3.2-3.3).
 
 Owns: whose loads are awaited, and which worker each task goes to once they are in. Must not know: messages,
 connections, or the job's task table.

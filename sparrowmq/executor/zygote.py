@@ -162,7 +162,7 @@ def _main(control_fd: int) -> NoReturn:
     linux.adopt_orphans()
     linux.set_name("sparrowmq-zygote")
     _keep_only(control_fd)
-    gc.freeze()  # what is shared with the slots stays shared: no collector writes to it
+    gc.freeze()  # memory shared with the slots stays shared: no collector writes to it
     _Zygote(socket.socket(fileno=_CONTROL_FD)).serve()
 
 

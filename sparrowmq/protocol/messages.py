@@ -178,7 +178,7 @@ class Rejected(Message, frozen=True, tag=6):
 
 
 class Probe(Message, frozen=True, tag=7):
-    """Scheduler to worker: leave ``count`` reservations; count 0 only asks for the load (SOSP'13, 3.3-3.5)."""
+    """Scheduler to worker: leave ``count`` reservations; count 0 only asks for the load (SOSP 2013, 3.2-3.5)."""
 
     job: Text
     epoch: Count

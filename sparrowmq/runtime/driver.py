@@ -1,5 +1,7 @@
 """Drives one machine over the poll loop: events in, effects out, messages coalesced and flushed once a turn.
 
+What nobody waits for (acknowledgements) leaves with the next message to the same peer, or after PATIENCE_S.
+
 Owns: the order of a turn, natural batching, the rate of log lines. Must not know: which machine it drives, or
 what carries the messages.
 """
@@ -14,7 +16,10 @@ from sparrowmq.protocol import messages as m
 from sparrowmq.runtime.loop import Loop
 
 LINES_PER_S: Final = 10  # log lines of one kind
+PATIENCE_S: Final = 0.002  # how long messages that nobody waits for may wait for others to the same peer
 _KINDS_MAX: Final = 256
+_PATIENT: Final = frozenset({m.Accepted, m.ResultAck, m.OutcomeAck, m.Pong})
+_CUMULATIVE: Final = frozenset({m.ResultAck, m.OutcomeAck})
 
 Emit = Callable[[str, str, Mapping[str, Any]], None]
 
@@ -79,8 +84,9 @@ class Driver:
         self._perform = dict(perform)
         self._log = LogLimit(emit)
         self._outgoing: dict[Any, list[m.AnyMessage]] = {}
+        self._patient: dict[Any, float] = {}  # peers whose messages wait, in order of when they must leave
         self.exit_reason = ""
-        loop.deadline = machine.next_deadline
+        loop.deadline = self._next_deadline
         loop.on_turn.append(self.turn)
 
     def on_batch(self, peer: Any, batch: list[m.AnyMessage]) -> None:
@@ -108,24 +114,47 @@ class Driver:
         deadline = machine.next_deadline()
         if deadline is not None and deadline <= now:
             machine.tick(now)
-        outgoing = self._outgoing
+        urgent: dict[Any, None] = {}
         for effect in machine.take_effects():
             kind = type(effect)
             if kind is fx.Send:
-                outgoing.setdefault(effect.peer, []).append(effect.message)  # type: ignore[union-attr]
+                self._post(now, effect.peer, effect.message, urgent)  # type: ignore[union-attr]
             elif kind is fx.Log:
                 self._log(now, effect.level, effect.event, effect.fields)  # type: ignore[union-attr]
             elif kind is fx.Exit:
                 self.exit_reason = effect.reason  # type: ignore[union-attr]
+                urgent.update(dict.fromkeys(self._outgoing))
                 self._loop.stop()
             else:
                 if kind is fx.Close:
                     self._flush(effect.peer)  # type: ignore[union-attr]
                 self._perform[kind](effect)
-        for peer in list(outgoing):
+        for peer in urgent:
+            self._flush(peer)
+        for peer in [peer for peer, when in self._patient.items() if when <= now]:
             self._flush(peer)
 
+    def _post(self, now: float, peer: Any, message: m.AnyMessage, urgent: dict[Any, None]) -> None:
+        batch = self._outgoing.setdefault(peer, [])
+        kind = type(message)
+        if kind not in _PATIENT:
+            urgent[peer] = None
+        elif batch and kind is type(batch[-1]) and kind in _CUMULATIVE:
+            batch[-1] = message
+            return
+        elif peer not in self._patient:
+            self._patient[peer] = now + PATIENCE_S
+        batch.append(message)
+
+    def _next_deadline(self) -> float | None:
+        deadline = self._machine.next_deadline()
+        if self._patient:
+            patient = next(iter(self._patient.values()))
+            return patient if deadline is None else min(deadline, patient)
+        return deadline
+
     def _flush(self, peer: Any) -> None:
+        self._patient.pop(peer, None)
         batch = self._outgoing.pop(peer, None)
         if batch:
             self._send(peer, batch)

@@ -263,12 +263,8 @@ class Launcher:
         if self._registry is None:
             return
         schedulers, workers = self._registry.schedulers(), self._registry.workers()
-        missing = [
-            member.id
-            for member in self._members.values()
-            if member.id not in (schedulers if member.role == "scheduler" else workers)
-            or (member.role == "worker" and workers[member.id].schedulers < self._spec.schedulers)
-        ]
+        ready = {id for id, worker in workers.items() if worker.schedulers >= self._spec.schedulers} | set(schedulers)
+        missing = [member.id for member in self._members.values() if member.id not in ready]
         if not missing:
             self._ready = True
             self._announce()

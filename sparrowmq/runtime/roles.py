@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
-import zmq
 
 import sparrowmq
 from sparrowmq import ids
@@ -34,6 +33,7 @@ from sparrowmq.runtime.loop import Loop
 from sparrowmq.settings import LogSettings, SchedulerSettings, StoreSettings, WorkerSettings
 from sparrowmq.store.registry import Record, SchedulerRecord, StoreThread, WorkerRecord
 from sparrowmq.transport.dealer import Dealer
+from sparrowmq.transport.link import new_context
 from sparrowmq.transport.router import Router
 
 PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -204,7 +204,7 @@ class _Role:
         self.loop = Loop(
             lambda name, error, more: logs.emit("error", "callback failed", {"callback": name, "error": repr(error)})
         )
-        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.context = new_context()
 
     def register(
         self,

@@ -6,7 +6,6 @@ Owns: what a Redis URL means here. Must not know: keys or records.
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -54,26 +53,6 @@ def connect(settings: StoreSettings, *, listener: bool = False) -> Any:
             hint="it looks like redis://user:password@host:6379/0, rediss://... or unix:///path/to/socket",
         ) from None
     return client
-
-
-def address_towards(url: str) -> str:
-    """Return the address of this machine that the server at ``url`` sees; 127.0.0.1 for a local socket.
-
-    No packet is sent: the system is asked which way it would take. Raises Unavailable for an unknown host.
-    """
-    parts = urlsplit(url)
-    if parts.scheme == "unix" or not parts.hostname:
-        return "127.0.0.1"
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(parts.hostname, parts.port or 6379, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.connect(address)
-            return str(probe.getsockname()[0])
-    except OSError as error:
-        raise Unavailable(
-            f"cannot find the way to Redis at {describe(url)}: {error.strerror or error}",
-            hint="set scheduler.advertise_host to the address that others reach this machine by",
-        ) from None
 
 
 @contextlib.contextmanager

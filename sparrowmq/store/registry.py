@@ -269,17 +269,22 @@ class StoreThread:
             self._log("warning", "Redis does not answer; going on without it", {"reason": str(error)})
 
     def _listen(self) -> None:
-        """Wake the other thread at each announcement. Errors are its business: here they only mean: wait."""
+        """Wake the other thread at each announcement, and once subscribed: what was announced before is lost.
+
+        Errors are the other thread's business: here they only mean: wait.
+        """
         import redis
 
         client = connect(self._settings, listener=True)
         while not self._stopping:
             try:
-                with client.pubsub(ignore_subscribe_messages=True) as channel:
+                with client.pubsub() as channel:
                     channel.subscribe(f"{self._settings.prefix}changed")
                     while not self._stopping:
-                        if channel.get_message(timeout=3600.0) is not None:
+                        # A short wait: `stop` does not reach this thread otherwise.
+                        if channel.get_message(timeout=self._settings.poll_interval_s) is not None:
                             self._wake.set()
             except redis.RedisError:
                 self._wake.set()  # it finds out, and logs, whether the server is gone
                 time.sleep(BACKOFF_MAX_S)
+        client.close()

@@ -41,6 +41,7 @@ _ACCEPTED = int(zmq.EVENT_ACCEPTED)
 _DISCONNECTED = int(zmq.EVENT_DISCONNECTED)
 _LAST_WORDS_S = 0.05  # under load: how long a lost peer's last messages may take to be reached
 _REMEMBERED_MAX = 4096  # strangers with strikes, and peers to be ignored
+_BACKLOG = 4096  # everybody comes at once after a restart; with ZeroMQ's 100 some wait a second for TCP to retry
 _ID_BYTES = 5  # of a routing id that ROUTER made: a zero byte and a 32-bit count
 
 
@@ -83,6 +84,7 @@ class Router:
         self._socket = cast("zmq.Socket[bytes]", context.socket(zmq.ROUTER))
         apply_options(self._socket, options or LinkOptions())
         self._socket.set(zmq.ROUTER_MANDATORY, 1)
+        self._socket.set(zmq.BACKLOG, _BACKLOG)
         self._monitor = Monitor(context, self._socket, _ACCEPTED | _DISCONNECTED | _FAILED | _FAILED_AUTH)
         self._closed = False
         try:

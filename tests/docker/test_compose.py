@@ -6,9 +6,12 @@ import json
 import os
 import shutil
 import subprocess
+import time
 import uuid
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,26 +26,34 @@ class Compose:
 
     def __init__(self, project: str) -> None:
         self._command = ["docker", "compose", "--project-name", project]
-        self._environment = {**os.environ, "TAG": "test", "COMPOSE_FILE": str(ROOT / "docker-compose.yml")}
+        foreign = ("COMPOSE_", "SPARROWMQ_", "WORKER_CPUS")  # what would change docker-compose.yml
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+        self._options: dict[str, Any] = {
+            "cwd": ROOT,
+            "env": {**environment, "TAG": "test"},
+            "stdin": subprocess.DEVNULL,
+            "text": True,
+        }
 
     def __call__(self, *arguments: str, timeout_s: float = 60.0, check: bool = True) -> str:
-        done = subprocess.run(
-            [*self._command, *arguments],
-            cwd=ROOT,
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            stdin=subprocess.DEVNULL,
-        )
+        done = subprocess.run([*self._command, *arguments], capture_output=True, timeout=timeout_s, **self._options)
         if check and done.returncode != 0:
             logs = self("logs", "--no-color", "--tail", "20", check=False)
             command = f"docker compose {' '.join(arguments)}"
             pytest.fail(f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}\n{logs}", pytrace=False)
         return done.stdout
 
-    def cli(self, *arguments: str, timeout_s: float = 60.0) -> str:
-        return self("run", "--rm", "-T", "cli", *arguments, timeout_s=timeout_s)
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen([*self._command, *arguments], stdout=subprocess.PIPE, **self._options)
+
+    def run(self, *arguments: str) -> Any:
+        """The JSON that `sparrowmq run` prints."""
+        return json.loads(self("run", "--rm", "-T", "cli", "-o", "json", "run", *arguments))
+
+    def workers(self) -> list[dict[str, Any]]:
+        """The workers that are alive, as the scheduler sees them."""
+        rows = json.loads(self("exec", "-T", "scheduler", "sparrowmq", "-o", "json", "worker", "list"))
+        return [row for row in rows if row["state"] == "alive"]
 
     def containers(self, service: str) -> list[str]:
         return self("ps", "-q", service).split()
@@ -63,27 +74,68 @@ def compose() -> Iterator[Compose]:
         compose("down", "-v", "--remove-orphans", timeout_s=120.0)
 
 
-def inspect(container: str, template: str) -> str:
-    done = subprocess.run(
-        ["docker", "inspect", "--format", template, container], capture_output=True, text=True, check=True, timeout=30
-    )
+def docker(*arguments: str) -> str:
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True, timeout=60)
     return done.stdout.strip()
 
 
+def eventually(condition: Callable[[], bool], what: str, within_s: float = 60.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
+        time.sleep(0.1)
+
+
+def done_by(workers: list[dict[str, Any]]) -> int:
+    return sum(worker["done"] for worker in workers)
+
+
+def statuses(report: dict[str, Any]) -> Counter[str]:
+    return Counter(result["status"] for result in report["results"])
+
+
 def test_200_commands_on_10_workers(compose: Compose) -> None:
-    compose.cli("run", "-n", "200", "--", "sleep", "0.1")
+    eventually(lambda: len(compose.workers()) == WORKERS, f"{WORKERS} workers")
+    report = compose.run("-n", "200", "--", "sleep", "0.1")
+    assert statuses(report) == {"succeeded": 200}
+    workers = compose.workers()
+    assert done_by(workers) == 200
+    assert all(worker["done"] > 0 for worker in workers)
+
+
+def test_slots_follow_the_cpu_quota(compose: Compose) -> None:
+    assert {worker["slots"] for worker in compose.workers()} == {1}
+
+
+def test_a_function_of_the_jobs_directory(compose: Compose) -> None:
+    report = compose.run("--call", "example:count_words", "--args", '["to be or not to be"]')
+    assert [result["value"] for result in report["results"]] == [{"to": 2, "be": 2, "or": 1, "not": 1}]
 
 
 def test_nobody_is_root_and_nothing_is_published(compose: Compose) -> None:
-    for service in ("scheduler", "worker"):
-        for container in compose.containers(service):
-            assert inspect(container, "{{.Config.User}}") == "10001:10001"
-            assert inspect(container, "{{json .HostConfig.PortBindings}}") in ("{}", "null")
+    for container in compose.containers("scheduler") + compose.containers("worker"):
+        assert docker("inspect", "--format", "{{.Config.User}}", container) == "10001:10001"
+        assert docker("inspect", "--format", "{{json .HostConfig.PortBindings}}", container) in ("{}", "null")
+
+
+def test_killed_workers_lose_no_task(compose: Compose) -> None:
+    before = done_by(compose.workers())
+    running = compose.start("run", "--rm", "-T", "cli", "-o", "json", "run", "-n", "100", "--", "sleep", "0.5")
+    try:
+        eventually(lambda: done_by(compose.workers()) > before, "a task is done")
+        docker("kill", *compose.containers("worker")[:3])
+        report = json.loads(running.communicate(timeout=60)[0])
+    finally:
+        running.kill()
+    assert statuses(report) == {"succeeded": 100}
+    assert sum(job["relaunches"] for job in report["jobs"]) > 0
+    assert len(compose.workers()) == WORKERS - 3
 
 
 def test_sigterm_ends_every_role_cleanly_within_its_grace_period(compose: Compose) -> None:
-    """Docker's SIGTERM reaches the process; 137 would mean that it had to be killed."""
-    containers = compose.containers("worker") + compose.containers("scheduler")
+    """Docker's SIGTERM reaches the process: one that had to be killed would have ended with 137."""
+    roles = compose.containers("worker") + compose.containers("scheduler")
+    up = [container for container in roles if docker("inspect", "--format", "{{.State.Running}}", container) == "true"]
+    assert len(up) == WORKERS - 3 + 1
     compose("stop", "worker", "scheduler", timeout_s=120.0)
-    states = [json.loads(inspect(container, "{{json .State}}")) for container in containers]
-    assert [state["ExitCode"] for state in states] == [0] * len(containers)
+    assert {docker("inspect", "--format", "{{.State.ExitCode}}", container) for container in up} == {"0"}

@@ -99,7 +99,7 @@ class FakeScheduler:
             case m.Submit():
                 self._router.send(peer, [m.Accepted(message.job, message.epoch, 3)])
                 self._jobs[message.job] = message
-                self._queued[message.job] = (peer, message.indices or list(range(message.count)))
+                self._queued[message.job] = (peer, list(message.indices or range(message.count)))
                 if not self.hold:
                     self._run(message.job)
             case m.Recall():

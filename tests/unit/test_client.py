@@ -14,8 +14,18 @@ from types import SimpleNamespace
 import pytest
 
 import sparrowmq
-from sparrowmq import Client, CommandResult, NotSerializable, Refused, Rejected, RemoteError, Unavailable, UsageError
-from sparrowmq.client import connection, source, submission
+from sparrowmq import (
+    Client,
+    CommandResult,
+    NotSerializable,
+    Refused,
+    Rejected,
+    RemoteError,
+    Unavailable,
+    UsageError,
+    limits,
+)
+from sparrowmq.client import connection, source
 from sparrowmq.protocol import messages as m
 from sparrowmq.settings import ClientSettings
 from tests.support.fake_scheduler import FakeScheduler
@@ -114,7 +124,7 @@ def test_what_cannot_be_pickled_sends_nothing(client: Client, scheduler: FakeSch
 def test_a_job_beyond_the_limits_is_cut(
     client: Client, scheduler: FakeScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(submission.limits, "TASKS_PER_JOB_MAX", 40)
+    monkeypatch.setattr(limits, "TASKS_PER_JOB_MAX", 40)
     job = client.map(add, range(100))
     assert client.gather(job) == list(range(100))
     assert [submit.count for submit in scheduler.wait_for(m.Submit, 3)] == [40, 40, 20]

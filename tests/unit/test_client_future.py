@@ -9,10 +9,12 @@ import pickle
 import threading
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from sparrowmq.client.future import Batch, Future, by_batch
+from sparrowmq.client.future import Batch, Future, cancel
+from sparrowmq.client.waiting import as_completed
 from sparrowmq.errors import RemoteError, UsageError
 from sparrowmq.payload import failure, python
 from sparrowmq.protocol import messages as m
@@ -25,15 +27,24 @@ class FakeLink:
         self.pid = os.getpid()
         self.recalled: list[tuple[str, list[int]]] = []
         self.queued: set[int] = set()
+        self.answers = True
+        self.answer_timeout_s = 0.01
 
     def check_process(self) -> None:
         if self.pid != os.getpid():
             raise UsageError("a fork")
 
-    def recall(self, batch: Batch, indices: Sequence[int]) -> None:
+    def start_recall(self, batch: Batch, indices: Sequence[int]) -> concurrent.futures.Future[None]:
         self.recalled.append((batch.id, list(indices)))
         cancelled = [index for index in indices if index in self.queued]
         batch.settle(cancelled, bytes([m.CANCELLED]) * len(cancelled), [b""] * len(cancelled))
+        reply: concurrent.futures.Future[None] = concurrent.futures.Future()
+        if self.answers:
+            reply.set_result(None)
+        return reply
+
+    def kill(self, job: str, indices: Sequence[int]) -> None:
+        raise AssertionError("nothing here kills")
 
 
 def make(tasks: int, kind: int = m.PYTHON, link: FakeLink | None = None) -> tuple[Batch, list[Future[object]]]:
@@ -176,6 +187,53 @@ def test_as_completed_and_wait_work_on_pending_and_settled_ones() -> None:
     thread.join(10)
 
 
+def test_our_as_completed_yields_each_once_in_order_of_completion() -> None:
+    one, futures = make(4)
+    other, others = make(1)
+    succeed(one, 3, None)
+    completed = as_completed([*futures, *others, futures[0]], timeout=10)
+    assert next(completed) is futures[3]
+    fail(one, 1, ValueError())
+    one.settle([2], bytes([m.CANCELLED]), [b""])
+    assert [next(completed), next(completed)] == [futures[1], futures[2]]
+    thread = start(lambda: [other.fail(None), succeed(one, 0, None)])
+    assert list(completed) == [others[0], futures[0]]
+    thread.join(10)
+    assert not one._watchers
+    assert not other._watchers
+
+
+def test_our_as_completed_leaves_out_what_was_not_asked_for() -> None:
+    batch, futures = make(3)
+    completed = as_completed(futures[1:], timeout=10)
+    thread = start(lambda: [succeed(batch, index, None) for index in range(3)])
+    assert {future.index for future in completed} == {1, 2}
+    thread.join(10)
+
+
+def test_our_as_completed_gives_up_in_time_and_stops_watching() -> None:
+    batch, futures = make(2)
+    succeed(batch, 0, None)
+    completed = as_completed(futures, timeout=0.01)
+    assert next(completed) is futures[0]
+    with pytest.raises(TimeoutError, match="1 of 2 futures are unfinished"):
+        next(completed)
+    assert not batch._watchers
+    abandoned = as_completed(futures)
+    next(abandoned)
+    del abandoned
+    assert not batch._watchers
+
+
+def test_our_as_completed_takes_futures_of_other_executors() -> None:
+    batch, (ours,) = make(1)
+    succeed(batch, 0, 1)
+    theirs: concurrent.futures.Future[object] = concurrent.futures.Future()
+    theirs.set_result(2)
+    both: Any = [ours, theirs]
+    assert sorted(future.result() for future in as_completed(both, timeout=10)) == [1, 2]
+
+
 def test_wait_returns_at_the_first_exception() -> None:
     batch, futures = make(3)
     thread = start(fail, batch, 1, ValueError("no"))
@@ -292,8 +350,20 @@ def test_repr_names_task_and_state() -> None:
     assert repr(third) == "<Future job[2] pending>"
 
 
-def test_by_batch_groups_unfinished_tasks() -> None:
-    one, futures = make(3)
-    other, others = make(1)
+def test_cancelling_many_sends_one_recall_a_job() -> None:
+    link = FakeLink()
+    link.queued = {0, 2}
+    one, futures = make(3, link=link)
+    _, others = make(1, link=link)
     succeed(one, 1, None)
-    assert by_batch(futures + others) == {one: [0, 2], other: [0]}
+    assert cancel(futures + others) == 3
+    assert link.recalled == [("job", [0, 2]), ("job", [0])]
+    assert cancel(futures + others) == 0
+    assert len(link.recalled) == 2
+
+
+def test_a_cancel_without_an_answer_ends_in_time() -> None:
+    link = FakeLink()
+    link.answers = False
+    _, (future,) = make(1, link=link)
+    assert not future.cancel()

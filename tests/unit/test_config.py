@@ -144,7 +144,7 @@ def test_misspelt_environment_variable(name, nearest):
     assert caught.value.hint == f"did you mean {nearest}?"
 
 
-def test_foreign_variables_are_left_alone():
+def test_foreign_and_empty_variables_are_left_alone():
     loaded = load(
         None,
         {
@@ -153,6 +153,7 @@ def test_foreign_variables_are_left_alone():
             "SPARROWMQ_WORKER_SERVICE_HOST": "10.0.0.1",
             "SPARROWMQ_WORKER_PORT_7701_TCP_ADDR": "10.0.0.1",
             "SPARROWMQ_QUUX_DIR": "x",
+            "SPARROWMQ_WORKER_SLOTS": "",
         },
     )
     assert set(loaded.sources.values()) == {"default"}

@@ -65,7 +65,7 @@ def fields_of(cls: type) -> str:
         default = field.default if field.default is not NODEFAULT else None
         if default is None and not field.required:
             default = cast("type[list[object]]", field.default_factory)()
-        shown = {"": '""', b"": "empty"}.get(default, repr(default)) if not isinstance(default, list | dict) else default
+        shown = f'"{default}"' if isinstance(default, str) else "empty" if default == b"" else repr(default)
         parts.append(f"`{field.name}` {notation(field.type)}" + ("" if field.required else f" = {shown}"))
     return "; ".join(parts)
 

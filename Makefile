@@ -52,9 +52,9 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 bench: $(STAMP)
-	$(BIN)/sparrowmq bench throughput
-	$(BIN)/sparrowmq bench latency
-	$(BIN)/sparrowmq bench sleep BATCH+LATE_BINDING 1000 10 0.1
+	$(BIN)/sparrowmq -o json bench throughput
+	$(BIN)/sparrowmq -o json bench latency
+	$(BIN)/sparrowmq -o json bench sleep BATCH+LATE_BINDING 1000 10 0.1
 
 clean:
 	rm -rf $(VENV) build dist sparrowmq.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -25,12 +25,12 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
     bind_workers: Address = "tcp://127.0.0.1:0"
     bind_clients: Address = "tcp://127.0.0.1:0"
-    advertise_host: str = ""  # "": the bound host, or this machine's name where all interfaces are bound
+    advertise_host: str = ""  # "": the bound host, or the address towards Redis where all are bound
     reconnect_grace_s: SecondsOrZero = 0.05
     client_lease_s: Seconds = 10.0
     unschedulable_after_s: Seconds = 10.0
     ping_interval_s: Seconds = 1.0
-    silent_after_s: Seconds = 5.0
+    silent_after_s: Seconds = 10.0
     drain_timeout_s: SecondsOrZero = 30.0
     limits: SchedulerLimits = SchedulerLimits()
 
@@ -43,7 +43,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scheduler_grace_s: SecondsOrZero = 5.0
     drain_timeout_s: SecondsOrZero = 30.0
     ping_interval_s: Seconds = 1.0
-    silent_after_s: Seconds = 5.0
+    silent_after_s: Seconds = 10.0
     window_s: SecondsOrZero = 0.02
     limits: WorkerLimits = WorkerLimits()
 
@@ -54,7 +54,7 @@ class ClientSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     connect_timeout_s: Seconds = 5.0
     unavailable_after_s: Seconds = 30.0
     ping_interval_s: Seconds = 1.0
-    silent_after_s: Seconds = 3.0
+    silent_after_s: Seconds = 5.0
 
 
 class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -25,9 +25,10 @@ from sparrowmq.errors import SparrowError
 from sparrowmq.local import LocalCluster
 
 WORKERS: Final = 4
+SLOTS: Final = 2  # of each worker
 SCHEDULERS: Final = 2
 TASKS: Final = 10
-DURATION_S: Final = 0.03
+DURATION_S: Final = 0.05
 LOAD: Final = 0.8
 COMPARE_S: Final = 9.0  # for each policy, about
 SEED: Final = 2013
@@ -38,15 +39,15 @@ def main() -> int:
     """Run the demo; return the exit status."""
     began = time.monotonic()
     try:
-        with LocalCluster(workers=WORKERS, schedulers=SCHEDULERS) as cluster:
+        with LocalCluster(workers=WORKERS, slots=SLOTS, schedulers=SCHEDULERS) as cluster:
             took_s = time.monotonic() - began
             print(
-                f"A local cluster is up after {took_s:.1f} s: {WORKERS} workers with a slot each, "
+                f"A local cluster is up after {took_s:.1f} s: {WORKERS} workers with {SLOTS} slots each, "
                 f"{SCHEDULERS} schedulers, {os.cpu_count()} CPUs."
             )
             with Client(cluster) as client:
                 same = _real_job(client)
-            with target.clients(target.Target(cluster.url, WORKERS, WORKERS)) as clients:
+            with target.clients(target.Target(cluster.url, WORKERS, WORKERS * SLOTS)) as clients:
                 _compare(clients)
     except SparrowError as error:
         print(f"error: {error}" + (f" ({error.hint})" if error.hint else ""), file=sys.stderr)
@@ -77,7 +78,7 @@ def _real_job(client: Client) -> bool:
     cluster_s = time.monotonic() - began
 
     same = results == serial
-    words = sum(count for count, _ in results)
+    words = sum(count for count, _, _ in results)
     print(f"  serial {serial_s:.2f} s, cluster {cluster_s:.2f} s; {words:,} words")
     for row in job.status():
         print(
@@ -104,16 +105,17 @@ def _standard_library() -> list[str]:
 
 def _compare(clients: Sequence[Client]) -> None:
     """Play the same arrivals under every policy and print how each did."""
-    jobs = round(COMPARE_S * LOAD * WORKERS / (TASKS * DURATION_S))
-    drawn = traces.draw(SEED, jobs=jobs, tasks=TASKS, duration_s=DURATION_S, slots=WORKERS, load=LOAD)
+    slots = WORKERS * SLOTS
+    jobs = round(COMPARE_S * LOAD * slots / (TASKS * DURATION_S))
+    drawn = traces.draw(SEED, jobs=jobs, tasks=TASKS, duration_s=DURATION_S, slots=slots, load=LOAD)
     print(f"\nPlacement: the same {jobs} jobs of {TASKS} sleeps, Exp({DURATION_S * 1e3:.0f} ms) each, Poisson arrivals")
     print(f"at {LOAD:.0%} load, under each policy. Response times, and their ratio to an ideal central queue replayed")
     print("with the measured service times:")
-    sleep.warm_up(clients, WORKERS)
+    sleep.warm_up(clients, slots)
     rows = [["policy", "median", "p95", "ideal median", "ideal p95", "median/ideal", "p95/ideal"]]
     for policy in placement.POLICIES:
         _progress(f"  {policy} ...")
-        figures = sleep.summary(sleep.play(clients, policy, drawn, WORKERS))
+        figures = sleep.summary(sleep.play(clients, policy, drawn, slots))
         times = [f"{figures[name]:.0f} ms" for name in ("p50_ms", "p95_ms", "ideal_p50_ms", "ideal_p95_ms")]
         rows.append([policy, *times, f"{figures['p50_ratio']:.2f}", f"{figures['p95_ratio']:.2f}"])
     _progress("")

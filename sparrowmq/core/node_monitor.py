@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from sparrowmq import limits
 from sparrowmq.core.effects import AnyEffect, Close, Connect, Exit, Log, Send
 from sparrowmq.core.links import Link, Request
 from sparrowmq.core.queue import Entry
@@ -125,10 +126,7 @@ class NodeMonitor:
         link = self._peers.get(peer)
         if link is not None:
             self._disconnected(now, link)
-            if link.listed or link.failures < 3 or link.down_since == now:
-                self._timers.add(now + link.retry_after_s(), ("connect", link.scheduler))
-            elif now - link.down_since >= self.settings.scheduler_grace_s:
-                self._forget(link)
+            self._timers.add(now + link.retry_after_s(), ("connect", link.scheduler))
 
     def _disconnected(self, now: float, link: Link) -> None:
         self._peers.pop(link.peer, None)
@@ -255,15 +253,16 @@ class NodeMonitor:
             return
         if not probe.count:
             place = self.place
-            load = m.Load(probe.job, probe.epoch, probe.round, place.waiting(), place.running(), len(place.slots))
+            waiting = min(place.waiting(), limits.INT_MAX)
+            load = m.Load(probe.job, probe.epoch, probe.round, waiting, place.running(), len(place.slots))
             self._send(link, load)
         else:
             self._enqueue(link, Entry(link.scheduler, probe.job, probe.epoch, probe.round, probe.count))
 
     def _enqueue(self, link: Link, entry: Entry) -> None:
-        limits, queue = self.settings.limits, self.place.queue
+        bounds, queue = self.settings.limits, self.place.queue
         tasks = entry.count if entry.tasks else 0
-        if self.draining or len(queue) >= limits.queue_entries or queue.tasks + tasks > limits.queued_tasks:
+        if self.draining or len(queue) >= bounds.queue_entries or queue.tasks + tasks > bounds.queued_tasks:
             waiting = entry.waiting()
             indices, attempts = [index for index, _ in waiting], [attempt for _, attempt in waiting]
             reason = "drain" if self.draining else "full"
@@ -279,27 +278,26 @@ class NodeMonitor:
         return known > epoch
 
     def _on_task(self, now: float, link: Link, task: m.Task) -> None:
+        request = link.requests.get(task.request)
+        if request is not None:
+            link.answered(request, now)
+            self._consume(link, request, len(task.indices))
         if self._stale(link, task.job, task.epoch) or not task.indices:
-            return
-        function = self.place.function(task)
-        if function is None:
-            self._give_back(link.scheduler, task.job, task.epoch, task.indices, task.attempts, "function")
-            request = link.requests.get(task.request)
-            if request is not None:
-                self._consume(link, request, len(task.indices))
             return
         if task.renew:
             self._enqueue(link, Entry(link.scheduler, task.job, task.epoch, task.round, task.renew))
+        function = self.place.function(task)
+        if function is None:
+            self._give_back(link.scheduler, task.job, task.epoch, task.indices, task.attempts, "function")
+            return
         if not task.request:
             entry = Entry(link.scheduler, task.job, task.epoch, task.round, len(task.indices), task, function)
             self._enqueue(link, entry)
             return
-        request = link.requests.get(task.request)
-        slot = self.place.slots[request.slot] if request is not None else self.place.idle()
-        if request is not None:
-            link.answered(request, now)
-            self._consume(link, request, len(task.indices))
-        if self.draining or slot is None or not slot.up:
+        slot = self.place.slots[request.slot] if request is not None else None
+        if slot is None or not slot.ready:  # too late for that slot
+            slot = self.place.idle()
+        if self.draining or slot is None:
             reason = "drain" if self.draining else "late"
             self._give_back(link.scheduler, task.job, task.epoch, task.indices, task.attempts, reason)
         else:
@@ -350,7 +348,7 @@ class NodeMonitor:
         if self.draining or self._unacknowledged() > self.settings.limits.unacked_bytes:
             return
         for slot in self.place.slots:
-            while slot.up and not slot.request and not slot.reclaiming:
+            while slot.ready and not slot.request:
                 entry = self.place.queue.head()
                 if entry is None:
                     return

@@ -50,6 +50,11 @@ class Slot:
         """Whether its process is there and not about to be killed."""
         return self.pid != 0 and self.verdict is None
 
+    @property
+    def ready(self) -> bool:
+        """Whether it may be handed tasks. Not during a reclaim: its answer would not tell them from those before."""
+        return self.up and not self.reclaiming
+
     def hand(self, task: m.Task, scheduler: str) -> int:
         """Note that it was handed these tasks; return the sequence number of the first."""
         first_seq = self.last_seq + 1

@@ -84,7 +84,7 @@ class Workplace:
 
     def idle(self) -> Slot | None:
         """Return a slot with nothing to do, or None."""
-        return next((slot for slot in self.slots if slot.up and not slot.held_count and not slot.request), None)
+        return next((slot for slot in self.slots if slot.ready and not slot.held_count and not slot.request), None)
 
     def epoch(self, job: str, epoch: int) -> int:
         """Note that somebody acts for this epoch of the job; return the highest one seen."""

@@ -1,6 +1,6 @@
 """Running one command: its output captured, and nothing of it left behind.
 
-Owns: the process group, the bounds of the capture, the clean-up. Must not know: payload bytes, slots.
+Owns: its session, the bounds of the capture, the clean-up. Must not know: payload bytes, slots.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import signal
 import subprocess
 from collections.abc import Mapping
 from typing import Final, NamedTuple
@@ -52,8 +51,8 @@ def run(command: Command, environment: Mapping[str, str]) -> Ended:
 
     Raises OSError when it cannot be started (no such program or directory, no permission).
     """
-    before = set(linux.children())
-    # A session of its own: what leaves the process group by setsid is told from this slot's own children by it.
+    before = set(linux.outsiders())
+    # In a session of its own, all that descends from it can be told from what tasks of this slot started before.
     process = subprocess.Popen(
         command.argv,
         env={**os.environ, **environment, **command.env},
@@ -136,11 +135,9 @@ def _feed(fd: int, left: memoryview) -> int:
 
 
 def _kill_all(process: subprocess.Popen[bytes], before: set[int]) -> None:
-    """Kill the group while the command's pid is still taken, then every orphan that this slot adopted from it."""
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    """Kill the command if it runs, then what it left: each orphan that this slot adopts, and theirs in turn."""
+    process.kill()
+    process.wait()
     while strays := set(linux.outsiders()) - before:
         for pid in strays:
             linux.kill(pid)

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -32,8 +33,8 @@ from sparrowmq.runtime.driver import Driver
 from sparrowmq.runtime.loop import Loop
 from sparrowmq.settings import LogSettings, SchedulerSettings, StoreSettings, WorkerSettings
 from sparrowmq.store.registry import Record, SchedulerRecord, StoreThread, WorkerRecord
+from sparrowmq.transport.context import new_context
 from sparrowmq.transport.dealer import Dealer
-from sparrowmq.transport.link import new_context
 from sparrowmq.transport.router import Router
 
 PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -77,8 +78,8 @@ def run_scheduler(
     record = SchedulerRecord(
         id=role.id,
         incarnation=role.incarnation,
-        address_workers=_advertised(routers[m.WORKER].address, settings.advertise_host),
-        address_clients=_advertised(routers[m.CLIENT].address, settings.advertise_host),
+        address_workers=_advertised(routers[m.WORKER].address, settings.advertise_host, store.url),
+        address_clients=_advertised(routers[m.CLIENT].address, settings.advertise_host, store.url),
         host=role.host,
         pid=os.getpid(),
         package=sparrowmq.__version__,
@@ -280,13 +281,29 @@ class _SlotEvents:
         self._machine.slot_reclaimed(self._now(), slot, after_seq)
 
 
-def _advertised(address: str, advertise_host: str) -> str:
-    """Return the address that others connect to: the bound one, with a host that means something elsewhere."""
+def _advertised(address: str, advertise_host: str, store_url: str) -> str:
+    """Return the address that others connect to: the bound one, with a host that means something elsewhere.
+
+    Where every interface is bound that is the address by which this machine reaches Redis: those who read it
+    there reach the same network.
+    """
     if not address.startswith("tcp://"):
         return address
     host, _, port = address.removeprefix("tcp://").rpartition(":")
     if advertise_host:
         host = advertise_host
     elif host in ("0.0.0.0", "*", "[::]"):
-        host = socket.gethostname()
+        host = _address_towards(urlsplit(store_url).hostname) or socket.gethostname()
     return f"tcp://{host}:{port}"
+
+
+def _address_towards(host: str | None) -> str:
+    """Return this machine's address on the way to ``host``, "" if there is none. Nothing is sent."""
+    if not host:
+        return ""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host, 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return ""

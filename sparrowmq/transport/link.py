@@ -42,11 +42,6 @@ class LinkOptions(msgspec.Struct, frozen=True):
     dead_host_s: int = 5  # silence on an idle link, or unacknowledged data, before the kernel gives up
 
 
-def new_context() -> zmq.Context[Any]:
-    """Return the ZeroMQ context of a process: one I/O thread serves all of its sockets."""
-    return zmq.Context(io_threads=1)
-
-
 def apply_options(sock: zmq.Socket[Any], options: LinkOptions) -> None:
     """Set what every data socket has in common; before bind or connect."""
     sock.set(zmq.LINGER, _ms(options.linger_s))

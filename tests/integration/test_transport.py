@@ -51,6 +51,29 @@ def test_messages_go_both_ways_in_order(net: Net) -> None:
     assert net.router.peers == 1
 
 
+@pytest.mark.parametrize("sender", ["router", "dealer"])
+def test_a_message_that_arrives_before_a_send_is_not_left_lying(net: Net, sender: str) -> None:
+    """A send takes the wake-up of what has arrived; both ends look again after it."""
+    dealer, got, _ = net.dealer()
+    dealer.send([hello("a")])
+    sock = net.raw_dealer()
+    sock.send_multipart(encoded(hello("b")))
+    net.until(lambda: net.knows("a") and net.knows("b"))
+
+    def cross() -> None:
+        if sender == "router":
+            sock.send_multipart(encoded(m.Ping(1)))
+            time.sleep(0.05)  # it arrives while this callback runs
+            net.router.send(net.peer("b"), [m.Pong(1)])
+        else:
+            net.router.send(net.peer("a"), [m.Pong(1)])
+            time.sleep(0.05)
+            dealer.send([m.Ping(1)])
+
+    net.loop.post(cross)
+    net.until(lambda: m.Ping(1) in net.said[net.peer("b")] if sender == "router" else got == [m.Pong(1)], 2.0)
+
+
 def test_large_payloads_travel_beside_the_message_and_are_passed_on_uncopied(net: Net) -> None:
     dealer, got, _ = net.dealer()
     payload = random.Random(1).randbytes(1_000_000)

@@ -159,7 +159,9 @@ class TestPlain:
         with pytest.raises(errors.NotSerializable, match=message):
             plain.dumps(value)
 
-    @pytest.mark.parametrize("data", [b"", b"\xc1", b"\x92\x01", b"\x01\x01", b"\xd4\x05a", b"\xa1\xff", b"\x81\x90\x01"])
+    @pytest.mark.parametrize(
+        "data", [b"", b"\xc1", b"\x92\x01", b"\x01\x01", b"\xd4\x05a", b"\xa1\xff", b"\x81\x90\x01"]
+    )
     def test_other_bytes_are_refused(self, data: bytes) -> None:
         with pytest.raises(errors.NotSerializable, match="not msgpack of plain data"):
             plain.loads(data)
@@ -186,7 +188,7 @@ class TestCommand:
 
 class TestFailure:
     def test_original_exception_with_remote_traceback(self) -> None:
-        loaded = failure.load(failure.dump(raised(lambda: {}["missing"])))
+        loaded = failure.load(failure.dump(raised(lambda: dict[str, int]()["missing"])))
         assert type(loaded) is KeyError
         assert loaded.args == ("missing",)
         assert isinstance(loaded.__cause__, errors.RemoteError)

@@ -1,0 +1,364 @@
+"""What must be true of the machines after every event, and once all work is done. For tests and simulation.
+
+Owns: the checks, each a plain function that raises AssertionError saying what is wrong. Must not know: how a
+machine came into its state; nothing here changes one.
+
+`check` holds one machine against what is always true, `check_rest` against what is true when no job is left,
+`check_agreement` a scheduler and a worker against each other while nothing is under way between them, and
+`History` what clients were shown against what schedulers reported.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+from sparrowmq.core import effects as fx
+from sparrowmq.core.clients import RECALLS_MAX
+from sparrowmq.core.job import ABSENT, LAUNCHED, UNPLACED, Job
+from sparrowmq.core.node_monitor import NodeMonitor
+from sparrowmq.core.peers import Worker
+from sparrowmq.core.scheduler import Scheduler
+from sparrowmq.core.session import Session
+from sparrowmq.core.slots import Slot
+from sparrowmq.placement import POLICIES
+from sparrowmq.protocol import messages as m
+
+
+def check(machine: Scheduler | NodeMonitor | Session, effects: Iterable[fx.AnyEffect] = ()) -> None:
+    """Hold a machine against its invariants, after `take_effects` has returned ``effects``."""
+    if isinstance(machine, Scheduler):
+        check_scheduler(machine)
+        check_placements(machine, effects)
+    elif isinstance(machine, NodeMonitor):
+        check_node_monitor(machine)
+    else:
+        check_session(machine)
+
+
+def check_rest(machine: Scheduler | NodeMonitor | Session) -> None:
+    """Every job is over and acknowledged, and nothing is under way: the machine must hold nothing of any job."""
+    if isinstance(machine, Scheduler):
+        _scheduler_at_rest(machine)
+    elif isinstance(machine, NodeMonitor):
+        _node_monitor_at_rest(machine)
+    else:
+        _same(f"jobs of {machine.id}", list(machine.jobs), [])
+        _same(f"recalls of {machine.id}", machine._recalls, {})
+
+
+def _same(what: str, found: object, expected: object) -> None:
+    assert found == expected, f"{what}: {found!r}, expected {expected!r}"
+
+
+def _at_most(what: str, found: int, limit: int) -> None:
+    assert 0 <= found <= limit, f"{what}: {found:,}, the limit is {limit:,}"
+
+
+# -- scheduler
+
+
+def check_scheduler(scheduler: Scheduler) -> None:
+    """I1, I5, I6, I9, I14, I15: tables agree with each other, are bounded, and no task is stuck."""
+    state, limits = scheduler.state, scheduler.state.settings.limits
+    name = scheduler.id
+    for job in state.jobs.values():
+        check_job(job)
+        assert job.client in state.clients, f"job {job.id} has no client"
+        assert job.id in state.clients[job.client].jobs, f"{job.client} does not know its job {job.id}"
+        gone = (set(job.reserved) | job.workers | job.function_at) - set(state.workers)
+        assert not gone, f"job {job.id} counts on workers that are gone: {gone}"
+        _check_not_stuck(scheduler, job)
+    launched = Counter(place for job in state.jobs.values() for place in job.place if place is not None)
+    unknown = set(launched) - set(state.workers)
+    assert not unknown, f"tasks are launched on workers that are gone: {unknown}"
+    for worker in state.workers.values():
+        _same(f"launched on {worker.id}", worker.launched, launched[worker.id])
+        assert (worker.peer is None) == (worker.lost_at is not None), f"{worker.id}: {worker.peer} {worker.lost_at}"
+    for client in state.clients.values():
+        assert client.jobs <= set(state.jobs), f"{client.id} has jobs that are over"
+        assert (client.peer is None) == (client.gone_at is not None), f"{client.id}: {client.peer} {client.gone_at}"
+    for peer, sender in state.peers.items():
+        _same(f"the connection of {sender.id}", sender.peer, peer)
+        known = state.workers if isinstance(sender, Worker) else state.clients
+        assert known.get(sender.id) is sender, f"{sender.id} is connected and not known"  # type: ignore[comparison-overlap]
+    _same("tasks of unfinished jobs", state.tasks, sum(job.tasks for job in state.jobs.values()))
+    payload_bytes = sum(job.bytes for job in state.jobs.values())
+    _same("bytes", state.bytes, payload_bytes + sum(client.outbox.bytes for client in state.clients.values()))
+    _at_most(f"jobs of {name}", len(state.jobs), limits.jobs)
+    _at_most(f"tasks of {name}", state.tasks, limits.tasks)
+    _at_most(f"workers of {name}", len(state.workers), limits.workers)
+    _at_most(f"clients of {name}", len(state.clients), limits.clients)
+    _at_most(f"finished jobs of {name}", len(state.finished), limits.finished_jobs)
+    _at_most(f"subscriptions of {name}", len(scheduler._subscriptions), limits.clients)
+    for peer, _ in scheduler._subscriptions:
+        assert peer in state.peers, "a subscription of a client that has left"
+    recalls = scheduler._clients._recalls
+    _at_most(f"recalls of {name}", len(recalls), RECALLS_MAX)
+    for recall in recalls.values():
+        connected = {worker.id for worker in state.workers.values() if worker.peer is not None}
+        assert recall.waiting, "a recall that waits for nobody"
+        assert recall.waiting <= connected, f"a recall waits for {recall.waiting - connected}"
+
+
+def check_job(job: Job) -> None:
+    """I1, I5, I6, I9: each task is in exactly one state, and the counts agree with the table."""
+    found = Counter(job.state)
+    name = f"job {job.id}"
+    _same(f"{name}: unplaced", job.unplaced, found[UNPLACED])
+    _same(f"{name}: launched", job.launched, found[LAUNCHED])
+    _same(f"{name}: ended", job.counts, [found[status] for status in range(len(m.STATUS_NAMES))])
+    _same(f"{name}: tasks", job.tasks, len(job.state) - found[ABSENT])
+    assert not job.done, f"{name} is over and still in the table"
+    for index, (state, place) in enumerate(zip(job.state, job.place, strict=True)):
+        assert (state == LAUNCHED) == (place is not None), f"{name}: task {index} in state {state} is at {place}"
+        assert state != LAUNCHED or job.attempts[index] > 0, f"{name}: task {index} runs without an attempt"
+        assert place is None or place in job.workers, f"{name}: task {index} is at {place}, which is not its worker"
+    _same(f"{name}: reservations", job.reserved_total, sum(job.reserved.values()))
+    assert all(count > 0 for count in job.reserved.values()), f"{name}: reservations {job.reserved}"
+    assert set(job.reserved) <= job.workers, f"{name}: reservations at others than its workers"
+    assert all(len(story) <= job.spec.max_attempts for story in job.stories.values()), f"{name}: {job.stories}"
+    waiting = [index for index in job._again if job.state[index] == UNPLACED]
+    _same(f"{name}: tasks to be relaunched", len(waiting), len(set(waiting)))
+    unplaced = len(waiting) + sum(job.state[index] == UNPLACED for index in job._fresh[job._cursor :])
+    _same(f"{name}: tasks that can be taken", unplaced, job.unplaced)
+
+
+def _check_not_stuck(scheduler: Scheduler, job: Job) -> None:
+    """I15: an unplaced task has a reservation or a sample coming, unless no worker or no credit is there."""
+    state, placer = scheduler.state, scheduler._placer
+    now = max((worker.heard_at for worker in state.workers.values()), default=0.0)
+    usable = [
+        worker.id
+        for worker in state.workers.values()
+        if worker.peer is not None and not worker.draining and worker.full_until <= now
+        and job.spec.python in ("", worker.hello.python)
+    ]  # fmt: skip
+    sampling = placer._sampling.get(job.id)
+    if sampling is not None:
+        connected = {worker.id for worker in state.workers.values() if worker.peer is not None}
+        assert sampling.waiting, f"job {job.id} waits for no load"
+        assert sampling.waiting <= connected, f"job {job.id} waits for loads of {sampling.waiting - connected}"
+    due = state.timers.next()
+    if not job.unplaced or not usable or state.clients[job.client].starved or (due is not None and due <= now):
+        return
+    if POLICIES[job.spec.policy].late:
+        assert job.reserved_total >= job.unplaced, (
+            f"job {job.id}: {job.unplaced} unplaced tasks, {job.reserved_total} reservations {job.reserved}"
+        )
+    else:
+        assert sampling is not None, f"job {job.id}: {job.unplaced} unplaced tasks, and no loads are awaited"
+
+
+def check_placements(scheduler: Scheduler, effects: Iterable[fx.AnyEffect]) -> None:
+    """I11: probes and tasks go to connected workers that do not drain and can run them."""
+    for effect in effects:
+        if not isinstance(effect, fx.Send) or not isinstance(effect.message, m.Probe | m.Task):
+            continue
+        worker = scheduler.state.peers.get(effect.peer)
+        what = type(effect.message).__name__.lower()
+        if worker is None:
+            continue  # it left in the same turn
+        assert isinstance(worker, Worker), f"a {what} for {worker.id}, which is no worker"
+        assert not worker.draining, f"a {what} for {worker.id}, which drains"
+        job = scheduler.state.jobs.get(effect.message.job)
+        if job is not None:
+            assert job.spec.python in ("", worker.hello.python), f"{worker.id} cannot run a {what} of {job.id}"
+
+
+def _scheduler_at_rest(scheduler: Scheduler) -> None:
+    state = scheduler.state
+    _same(f"jobs of {scheduler.id}", list(state.jobs), [])
+    _same(f"tasks of {scheduler.id}", state.tasks, 0)
+    _same(f"bytes of {scheduler.id}", state.bytes, 0)
+    _same(f"samples of {scheduler.id}", list(scheduler._placer._sampling), [])
+    _same(f"recalls of {scheduler.id}", scheduler._clients._recalls, {})
+    for worker in state.workers.values():
+        _same(f"launched on {worker.id} by {scheduler.id}", worker.launched, 0)
+    for client in state.clients.values():
+        _same(f"outcomes that {client.id} has not acknowledged", len(client.outbox), 0)
+
+
+# -- node monitor
+
+
+def check_node_monitor(monitor: NodeMonitor) -> None:
+    """I7, I8, I14, I15: slots, requests and queue agree, are bounded, and nothing waits in vain."""
+    place, limits = monitor.place, monitor.settings.limits
+    queue, name = place.queue, monitor.id
+    for slot in place.slots:
+        _check_slot(name, slot)
+    asked = {(request.number, request.slot) for link in monitor.links.values() for request in link.requests.values()}
+    waiting = {(slot.request, slot.number) for slot in place.slots if slot.request}
+    _same(f"{name}: requests by scheduler and by slot", asked, waiting)
+    _same(f"{name}: reservations", queue.reservations, sum(e.count for e in queue if e.tasks is None))
+    _same(f"{name}: queued tasks", queue.tasks, sum(e.count for e in queue if e.tasks is not None))
+    unknown = {entry.scheduler for entry in queue} - set(monitor.links)
+    assert not unknown, f"{name}: the queue holds entries of unknown schedulers {unknown}"
+    for link in monitor.links.values():
+        parked = link.scheduler in queue.parked
+        assert not (link.usable and parked), f"{name}: the entries of {link.scheduler} are parked, and it answers"
+        mine = any(entry.scheduler == link.scheduler for entry in queue.entries)
+        assert link.usable or not mine, f"{name}: the entries of {link.scheduler} block the queue"
+        assert link.welcomed <= bool(link.peer), f"{name}: {link.scheduler} is welcomed and not connected"
+        assert not link.peer or monitor._peers.get(link.peer) is link, f"{name}: connection {link.peer} is unknown"
+        pending = any(what[:2] == ("connect", link.scheduler) for _, _, what in monitor._timers._heap)
+        assert link.peer or pending or monitor.draining, f"{name}: {link.scheduler} is never tried again"
+        assert not link.requests or link.waiting, f"{name}: requests to {link.scheduler} are not watched"
+    _same(f"{name}: connections", len(monitor._peers), sum(bool(link.peer) for link in monitor.links.values()))
+    assert set(queue.parked) <= set(monitor.links), f"{name}: {set(queue.parked)} are parked and unknown"
+    _at_most(f"{name}: queued tasks", queue.tasks, limits.queued_tasks)
+    _at_most(f"{name}: queue", len(queue), limits.queue_entries + len(place.slots) + 1)
+    _at_most(f"{name}: schedulers", len(monitor.links), limits.schedulers)
+    _at_most(f"{name}: functions", len(place._functions), limits.functions)
+    _same(f"{name}: bytes of functions", place._function_bytes, sum(map(len, place._functions.values())))
+    assert place._function_bytes <= limits.function_bytes or len(place._functions) <= 1, f"{name}: too many functions"
+    _at_most(f"{name}: epochs", len(place._epochs), limits.job_records)
+    _at_most(f"{name}: paces", len(place._paces), limits.job_records)
+    reclaiming = {slot.number for slot in place.slots if slot.reclaiming}
+    assert set(place._kills) <= reclaiming, f"{name}: kills wait for slots that are not reclaimed"
+    for recall in place._recalls:
+        assert recall.waiting, f"{name}: a recall that waits for nothing"
+        assert recall.waiting <= reclaiming, f"{name}: a recall waits for slots {recall.waiting - reclaiming}"
+    full = sum(link.outbox.bytes for link in monitor.links.values()) > limits.unacked_bytes
+    if not monitor.draining and not full and queue.head() is not None:
+        idle = place.idle()
+        assert idle is None, f"{name}: slot {idle and idle.number} is idle, and the queue is not empty"
+
+
+def _check_slot(name: str, slot: Slot) -> None:
+    where = f"{name}: slot {slot.number}"
+    _same(f"{where}: tasks", slot.held_count, sum(len(batch.indices) for batch in slot.held))
+    last = 0
+    for batch in slot.held:
+        _same(f"{where}: attempts", len(batch.attempts), len(batch.indices))
+        assert batch.indices, f"{where} holds an empty batch"
+        assert batch.first_seq > last, f"{where} holds {batch.first_seq} after {last}"
+        last = batch.first_seq + len(batch.indices) - 1
+    assert last <= slot.last_seq, f"{where} holds {last}, and was handed {slot.last_seq} at the last"
+    assert slot.pid or not slot.held, f"{where} holds tasks without a process"
+    assert slot.pid or not slot.reclaiming, f"{where} is being reclaimed without a process"
+    assert slot.held_count <= 1 or slot.watched, f"{where} holds {slot.held_count} tasks and is not watched"
+
+
+def _node_monitor_at_rest(monitor: NodeMonitor) -> None:
+    place, name = monitor.place, monitor.id
+    _same(f"{name}: queue", [entry for entry in place.queue if entry.count], [])
+    _same(f"{name}: tasks at slots", [slot.held_count for slot in place.slots], [0] * len(place.slots))
+    _same(f"{name}: requests", [slot.request for slot in place.slots], [0] * len(place.slots))
+    _same(f"{name}: recalls", place._recalls, [])
+    _same(f"{name}: kills", place._kills, {})
+    for link in monitor.links.values():
+        if link.welcomed:
+            _same(f"{name}: results that {link.scheduler} has not acknowledged", len(link.outbox), 0)
+
+
+def check_agreement(scheduler: Scheduler, monitor: NodeMonitor) -> None:
+    """I9: nothing is under way between these two, which are connected: they believe the same of each other."""
+    worker = scheduler.state.workers.get(monitor.id)
+    link = monitor.links.get(scheduler.id)
+    if worker is None or worker.peer is None or link is None or not link.welcomed or link.requests:
+        return
+    actual: Counter[str] = Counter()
+    for entry in monitor.place.queue:
+        if entry.scheduler == scheduler.id and entry.tasks is None:
+            actual[entry.job] += entry.count
+    held = {(h.job, h.epoch, index, attempt) for h in monitor._held_by(link)
+            for index, attempt in zip(h.indices, h.attempts, strict=True)}  # fmt: skip
+    taken_back = {(r.message.job, index) for r in monitor.place._recalls for index, _ in r.found}
+    for job in scheduler.state.jobs.values():
+        believed = job.reserved.get(worker.id, 0)
+        assert believed <= actual[job.id], (
+            f"{scheduler.id} counts on {believed} reservations of {job.id} at {monitor.id}; there are {actual[job.id]}"
+        )
+        for index in job.launched_on(worker.id):
+            there = (job.id, job.epoch, index, job.attempts[index]) in held or (job.id, index) in taken_back
+            assert there, f"task {index} of {job.id} is not at {monitor.id}, where {scheduler.id} believes it"
+    over = [job_id for job_id, count in actual.items() if count and job_id not in scheduler.state.jobs]
+    assert not over, f"{monitor.id} has reservations of jobs that are over: {over}"
+
+
+# -- session
+
+
+def check_session(session: Session) -> None:
+    """I1, I15: what is open is counted, sent or about to be sent, and an attempt to connect is under way."""
+    links, name = session._links, session.id
+    for job_id, job in session.jobs.items():
+        _same(f"{name}: open tasks of {job_id}", job.left, sum(job.open))
+        assert job.left, f"{name}: job {job_id} is over and still there"
+        assert job.left <= job.submit.count, f"{name}: {job.left} of {job.submit.count} tasks of {job_id} are open"
+    if session._left:
+        return
+    home = session._home
+    if home is not None:
+        assert links.get(home.peer) is home, f"{name}: its home is no connection"
+        lost = [job_id for job_id, job in session.jobs.items() if job.peer and job.peer not in links]
+        assert not lost, f"{name}: {lost} were not moved to {home.scheduler}"
+    elif session._known:
+        assert session._connecting(), f"{name}: no scheduler, and no attempt to find one"
+    waiting = [job_id for job_id, job in session.jobs.items() if job.peer not in links]
+    if waiting:
+        timers = [what[0] for _, _, what in session._timers._heap]
+        bounded = session._homeless_since is not None or "resubmit" in timers
+        assert bounded, f"{name}: {waiting} wait for a scheduler without end"
+    for _, peer in session._recalls.values():
+        assert peer in links, f"{name}: a recall waits for a connection that is gone"
+
+
+# -- what clients were shown
+
+
+class History:
+    """What was submitted, reported by schedulers and shown to clients, over a whole run."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, int] = {}
+        self.outcomes: dict[tuple[str, int], tuple[int, m.Payload]] = {}  # (job, index) -> what was shown
+        self.ends: dict[str, fx.JobEnded] = {}
+        self.reported: defaultdict[tuple[str, int], set[tuple[int, m.Payload]]] = defaultdict(set)
+        self._open: Counter[str] = Counter()
+
+    def submitted(self, job: str, tasks: int) -> None:
+        """A client has submitted a job with tasks 0 to ``tasks`` - 1."""
+        self.tasks[job] = tasks
+        self._open[job] = tasks
+
+    def committed(self, outcome: m.Outcome) -> None:
+        """A scheduler has sent this."""
+        rows = zip(outcome.indices, outcome.statuses, outcome.payloads, strict=True)
+        for index, status, payload in rows:
+            self.reported[outcome.job, index].add((status, payload))
+
+    def shown(self, deliver: fx.Deliver) -> None:
+        """I2, I3: each outcome is shown once, and is one that a scheduler has reported (or the client's own cancel)."""
+        assert deliver.job not in self.ends, f"an outcome of job {deliver.job}, which has ended"
+        for index, status, payload in zip(deliver.indices, deliver.statuses, deliver.payloads, strict=True):
+            key = (deliver.job, index)
+            assert index < self.tasks.get(deliver.job, 0), f"an outcome of a task that never was: {key}"
+            assert key not in self.outcomes, f"a second outcome of {key}: {status} after {self.outcomes[key][0]}"
+            own = status == m.CANCELLED and not len(payload)
+            assert own or (status, payload) in self.reported[key], f"no scheduler has reported {status} for {key}"
+            self.outcomes[key] = (status, payload)
+            self._open[deliver.job] -= 1
+        if not self._open[deliver.job]:
+            del self._open[deliver.job]
+
+    def ended(self, end: fx.JobEnded) -> None:
+        """A job was given up: its open tasks have this error."""
+        assert end.job in self._open, f"job {end.job} ends twice"
+        self.ends[end.job] = end
+        del self._open[end.job]
+
+    def complete(self) -> bool:
+        """Return whether every task of every job has its outcome."""
+        return not self._open
+
+    def open(self) -> dict[str, int]:
+        """Return how many tasks are open, by job."""
+        return dict(self._open)
+
+    def statuses(self, job: str) -> list[int | None]:
+        """Return what was shown of a job: the status of each task, None where none was."""
+        shown = [self.outcomes.get((job, index)) for index in range(self.tasks[job])]
+        return [None if outcome is None else outcome[0] for outcome in shown]

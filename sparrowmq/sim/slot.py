@@ -1,0 +1,194 @@
+"""A simulated slot: one process that runs tasks one after the other, in virtual time.
+
+Owns: what a slot process does with tasks, stop marks and kills (as executor/ does it), and how a simulated task
+says how long it takes. Must not know: node monitors, schedulers, messages.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import msgspec
+
+from sparrowmq.core.effects import StartTasks
+from sparrowmq.core.report import failure
+from sparrowmq.protocol import messages as m
+
+SPAWN_S: Final = 0.005  # until the process of a slot is up
+PIPE_S: Final = 0.00003  # from node monitor to slot, and back
+SETTLE_S: Final = 0.002  # from a stop mark to its answer
+KILL_S: Final = 0.001
+OVERHEAD_S: Final = 0.000005  # of each task
+FLUSH_S: Final = 0.0005  # results wait for others no longer than this
+LONG_S: Final = 0.0002  # the result of a task that took longer leaves at once
+
+Later = Callable[..., None]  # later(delay_s, function, *arguments)
+
+
+class Work(msgspec.Struct, frozen=True, array_like=True):
+    """The payload of a simulated task: how long it takes and how it ends: "ok", "fail" or "crash"."""
+
+    service_s: float = 0.0
+    end: str = "ok"
+
+    def payload(self) -> bytes:
+        """Return it as a task's payload."""
+        return msgspec.msgpack.encode(self)
+
+
+class Listener(Protocol):
+    """Who hears of the slots: the events of the node monitor's machine, without the time."""
+
+    def slot_ready(self, slot: int, pid: int) -> None:
+        """The process is up."""
+
+    def slot_started(self, slot: int, job: str, epoch: int, index: int, attempt: int) -> None:
+        """For the records of the simulation only: no node monitor sees this."""
+
+    def slot_results(
+        self, slot: int, first_seq: int, statuses: bytes, service_us: list[int], payloads: list[m.Payload]
+    ) -> None:
+        """Tasks have ended."""
+
+    def slot_exited(self, slot: int, cause: str, current_seq: int) -> None:
+        """The process is gone."""
+
+    def slot_reclaimed(self, slot: int, after_seq: int) -> None:
+        """Nothing up to the stop mark and above ``after_seq`` will start."""
+
+
+class SimSlot:
+    """One slot. ``later`` schedules a call; ``now`` returns the virtual time."""
+
+    def __init__(self, number: int, later: Later, now: Callable[[], float], listener: Listener) -> None:
+        self._number = number
+        self._later = later
+        self._now = now
+        self._listener = listener
+        self._process = 0  # which process this is; what was scheduled for an older one is void
+        self._node = 0  # which start of the whole node this is; results of an older one reach nobody
+        self._up = False
+        self._queue: deque[tuple[int, StartTasks, int]] = deque()  # (sequence number, batch, position within it)
+        self._handed = 0
+        self._started = 0
+        self._stop = 0
+        self._running = False
+        self._done: list[tuple[int, int, bytes]] = []  # results not sent: (status, microseconds, payload)
+        self._done_from = 0
+        self._flushed_at = 0.0
+
+    # What the node monitor asks for.
+
+    def spawn(self) -> None:
+        """Bring the process up."""
+        self._process += 1
+        self._later(SPAWN_S, self._ready, self._process)
+
+    def start(self, effect: StartTasks) -> None:
+        """Hand tasks to the process."""
+        if self._up:
+            self._handed = effect.first_seq + len(effect.indices) - 1
+            self._later(PIPE_S, self._arrive, self._process, effect)
+
+    def reclaim(self) -> None:
+        """Set the stop mark."""
+        if self._up:
+            self._stop = self._handed
+            self._later(SETTLE_S, self._settled, self._process, self._stop)
+
+    def kill(self) -> None:
+        """Kill the process."""
+        if self._up:
+            self._later(KILL_S, self._exit, self._process, "killed by signal 9")
+
+    def vanish(self) -> None:
+        """The whole node is gone: nothing is reported any more."""
+        self._process += 1
+        self._node += 1
+        self._reset()
+
+    # The process.
+
+    def _ready(self, process: int) -> None:
+        if process == self._process:
+            self._up = True
+            self._flushed_at = self._now()
+            self._listener.slot_ready(self._number, process)
+
+    def _arrive(self, process: int, effect: StartTasks) -> None:
+        if process != self._process:
+            return
+        self._queue.extend((effect.first_seq + k, effect, k) for k in range(len(effect.indices)))
+        if not self._running:
+            self._next()
+
+    def _next(self) -> None:
+        queue = self._queue
+        while queue and queue[0][0] <= self._stop:  # taken back before it started
+            queue.popleft()
+        if not queue:
+            self._flush()
+            return
+        seq, batch, position = queue.popleft()
+        if self._done and seq != self._done_from + len(self._done):
+            self._flush()
+        self._started = seq
+        self._running = True
+        self._listener.slot_started(
+            self._number, batch.job, batch.epoch, batch.indices[position], batch.attempts[position]
+        )
+        payload = batch.payloads[position if len(batch.payloads) > 1 else 0]
+        work = msgspec.msgpack.decode(payload, type=Work) if isinstance(payload, bytes) else Work()
+        self._later(work.service_s + OVERHEAD_S, self._end, self._process, seq, work)
+
+    def _end(self, process: int, seq: int, work: Work) -> None:
+        if process != self._process:
+            return
+        if work.end == "crash":
+            self._exit(process, "killed by signal 11")
+            return
+        if not self._done:
+            self._done_from = seq
+        failed = work.end == "fail"
+        result = failure("RemoteError", "it raised") if failed else msgspec.msgpack.encode(seq)
+        self._done.append((m.FAILED if failed else m.SUCCEEDED, int(work.service_s * 1e6), result))
+        self._running = False
+        if work.service_s >= LONG_S or self._now() - self._flushed_at >= FLUSH_S:
+            self._flush()
+        self._next()
+
+    def _flush(self) -> None:
+        done, self._done = self._done, []
+        self._flushed_at = self._now()
+        if done:
+            statuses, service_us, payloads = bytes(d[0] for d in done), [d[1] for d in done], [d[2] for d in done]
+            self._later(PIPE_S, self._report, self._node, self._done_from, statuses, service_us, payloads)
+
+    def _report(
+        self, node: int, first_seq: int, statuses: bytes, service_us: list[int], payloads: list[m.Payload]
+    ) -> None:
+        if node == self._node:
+            self._listener.slot_results(self._number, first_seq, statuses, service_us, payloads)
+
+    def _settled(self, process: int, stop: int) -> None:
+        if process == self._process and stop == self._stop:
+            self._listener.slot_reclaimed(self._number, min(self._started, stop))
+
+    def _exit(self, process: int, cause: str) -> None:
+        if process == self._process and self._up:
+            current = self._started if self._running else 0
+            self._process += 1
+            self._reset()
+            self._later(PIPE_S, self._exited, self._node, cause, current)
+
+    def _exited(self, node: int, cause: str, current_seq: int) -> None:
+        if node == self._node:
+            self._listener.slot_exited(self._number, cause, current_seq)
+
+    def _reset(self) -> None:
+        self._up = self._running = False
+        self._queue.clear()
+        self._done.clear()
+        self._handed = self._started = self._stop = 0

@@ -25,12 +25,11 @@ from sparrowmq.errors import SparrowError
 from sparrowmq.local import LocalCluster
 
 WORKERS: Final = 4
-SLOTS: Final = 2  # of each worker
 SCHEDULERS: Final = 2
 TASKS: Final = 10
 DURATION_S: Final = 0.05
 LOAD: Final = 0.8
-COMPARE_S: Final = 9.0  # for each policy, about
+COMPARE_S: Final = 10.0  # for each policy, about
 SEED: Final = 2013
 _NOT_OF_PYTHON: Final = {"site-packages", "dist-packages"}
 
@@ -39,15 +38,15 @@ def main() -> int:
     """Run the demo; return the exit status."""
     began = time.monotonic()
     try:
-        with LocalCluster(workers=WORKERS, slots=SLOTS, schedulers=SCHEDULERS) as cluster:
+        with LocalCluster(workers=WORKERS, schedulers=SCHEDULERS) as cluster:
             took_s = time.monotonic() - began
             print(
-                f"A local cluster is up after {took_s:.1f} s: {WORKERS} workers with {SLOTS} slots each, "
+                f"A local cluster is up after {took_s:.1f} s: {WORKERS} workers with a slot each, "
                 f"{SCHEDULERS} schedulers, {os.cpu_count()} CPUs."
             )
             with Client(cluster) as client:
                 same = _real_job(client)
-            with target.clients(target.Target(cluster.url, WORKERS, WORKERS * SLOTS)) as clients:
+            with target.clients(target.Target(cluster.url, WORKERS, WORKERS)) as clients:
                 _compare(clients)
     except SparrowError as error:
         print(f"error: {error}" + (f" ({error.hint})" if error.hint else ""), file=sys.stderr)
@@ -105,17 +104,16 @@ def _standard_library() -> list[str]:
 
 def _compare(clients: Sequence[Client]) -> None:
     """Play the same arrivals under every policy and print how each did."""
-    slots = WORKERS * SLOTS
-    jobs = round(COMPARE_S * LOAD * slots / (TASKS * DURATION_S))
-    drawn = traces.draw(SEED, jobs=jobs, tasks=TASKS, duration_s=DURATION_S, slots=slots, load=LOAD)
+    jobs = round(COMPARE_S * LOAD * WORKERS / (TASKS * DURATION_S))
+    drawn = traces.draw(SEED, jobs=jobs, tasks=TASKS, duration_s=DURATION_S, slots=WORKERS, load=LOAD)
     print(f"\nPlacement: the same {jobs} jobs of {TASKS} sleeps, Exp({DURATION_S * 1e3:.0f} ms) each, Poisson arrivals")
     print(f"at {LOAD:.0%} load, under each policy. Response times, and their ratio to an ideal central queue replayed")
     print("with the measured service times:")
-    sleep.warm_up(clients, slots)
+    sleep.warm_up(clients, WORKERS)
     rows = [["policy", "median", "p95", "ideal median", "ideal p95", "median/ideal", "p95/ideal"]]
     for policy in placement.POLICIES:
         _progress(f"  {policy} ...")
-        figures = sleep.summary(sleep.play(clients, policy, drawn, slots))
+        figures = sleep.summary(sleep.play(clients, policy, drawn, WORKERS))
         times = [f"{figures[name]:.0f} ms" for name in ("p50_ms", "p95_ms", "ideal_p50_ms", "ideal_p95_ms")]
         rows.append([policy, *times, f"{figures['p50_ratio']:.2f}", f"{figures['p95_ratio']:.2f}"])
     _progress("")

@@ -33,8 +33,8 @@ def _serve(calls: Queue) -> None:
         call = calls.get()
         try:
             call()
-        except Exception:
-            logging.getLogger("sparrowmq").exception("a future's callback failed")
+        except BaseException:  # futures catch Exception; SystemExit would end the thread, and all callbacks with it
+            logging.getLogger("sparrowmq.client").exception("a future's callback failed")
         del call  # or it would live until the next one comes
 
 

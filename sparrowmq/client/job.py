@@ -65,8 +65,7 @@ class Job(list[Future[T]]):
     def kill(self) -> None:
         """End all tasks, running ones too; returns at once."""
         for batch in self._batches:
-            if batch.pending:
-                batch.link.kill(batch.id, [])
+            batch.link.kill(batch.id, [])
 
     def status(self) -> list[m.JobStatus]:
         """Return the schedulers' ledgers of the job: of each of its ids, the one of the latest epoch."""

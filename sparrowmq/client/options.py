@@ -73,7 +73,7 @@ def for_kind(spec: m.JobSpec, kind: int, default_name: str) -> m.JobSpec:
     return msgspec.structs.replace(
         spec,
         kind=kind,
-        name=spec.name or _encodable(default_name[: limits.TEXT_CHARS_MAX]),
+        name=spec.name or default_name[: limits.TEXT_CHARS_MAX].encode(errors="replace").decode(),
         python=PYTHON_VERSION if kind == m.PYTHON else "",
     )
 
@@ -101,13 +101,7 @@ def _text(name: str, value: object) -> str:
     if not isinstance(value, str) or len(value) > limits.TEXT_CHARS_MAX:
         shown = f"{len(value):,} characters" if isinstance(value, str) else type(value).__name__
         raise UsageError(f"{name}: expected a text of at most {limits.TEXT_CHARS_MAX} characters, got {shown}")
-    if value != _encodable(value):
-        raise UsageError(f"{name}: {value!r} cannot be written as UTF-8")
     return value
-
-
-def _encodable(text: str) -> str:
-    return text.encode(errors="replace").decode()
 
 
 def _number(name: str, value: object, low: float, high: float) -> float:

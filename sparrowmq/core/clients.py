@@ -64,10 +64,10 @@ class Clients:
         if known is not None and submit.epoch == known.epoch and known.client == client.id:
             self._accept(now, client, known)
             return
-        if known is not None and (submit.epoch <= known.epoch or known.client != client.id):
+        if known is not None and known.client == client.id and submit.epoch < known.epoch:
             state.send(client.peer, m.Stale(known.id, known.epoch))
             return
-        refusal = self._refusal(submit)
+        refusal = self._refusal(client, submit, known)
         if refusal is not None:
             state.count("rejected")
             state.send(client.peer, refusal)
@@ -90,9 +90,11 @@ class Clients:
     def _accept(self, now: float, client: Client, job: Job) -> None:
         self._state.send(client.peer, m.Accepted(job.id, job.epoch, len(self._placer.eligible(now, job))))
 
-    def _refusal(self, submit: m.Submit) -> m.Rejected | None:
+    def _refusal(self, client: Client, submit: m.Submit, known: Job | None) -> m.Rejected | None:
         """Return why this job cannot be taken, or None."""
         state, bounds = self._state, self._state.settings.limits
+        if known is not None and known.client != client.id:
+            return m.Rejected(submit.job, submit.epoch, "conflict", f"another client has a job {submit.job}")
         spec = submit.spec
         if spec.kind in (m.PYTHON, m.CALL) and not len(submit.function):
             return m.Rejected(submit.job, submit.epoch, "invalid", "a job of this kind needs a function")
@@ -153,15 +155,17 @@ class Clients:
         self._outcomes.end(now, job, waiting, m.CANCELLED, b"")
         self._answer(self._recall_number)
 
-    def recalled(self, number: int, worker: str, indices: list[int]) -> bool:
-        """A worker gave these back (none: all had started); return whether a recall waited for that."""
+    def waits_for(self, number: int, worker: str, job_id: str) -> bool:
+        """Return whether a recall of this job waits for this worker's answer."""
         recall = self._recalls.get(number)
-        if recall is None or worker not in recall.waiting:
-            return False
+        return recall is not None and recall.job == job_id and worker in recall.waiting
+
+    def recalled(self, number: int, worker: str, indices: list[int]) -> None:
+        """A worker gave these back (none: all had started); they are cancelled."""
+        recall = self._recalls[number]
         recall.waiting.discard(worker)
         recall.cancelled += indices
         self._answer(number)
-        return True
 
     def worker_gone(self, worker: str) -> None:
         """This worker will not answer any recall any more."""

@@ -77,7 +77,7 @@ class NodeMonitor:
             "silence": self._due_silence,
             "deadline": self._due_deadline,
             "watch": self.place.due_watch,
-            "timeout": self.place.due_timeout,
+            "clock": self.place.due_clock,
             "respawn": self.place.due_respawn,
         }
 
@@ -159,8 +159,15 @@ class NodeMonitor:
             self._timers.add(now + self.settings.ping_interval_s, ("silence",))
 
     def _held_by(self, link: Link) -> list[m.Held]:
-        held = self.place.held_by(link.scheduler)
-        held += [m.Held(r.job, r.epoch, list(r.indices), list(r.attempts)) for r in link.outbox]
+        """Return the inventory of this scheduler's tasks: queued, at slots, or ended and not acknowledged."""
+        tasks: dict[tuple[str, int], list[tuple[int, int]]] = {}
+        for some in (*self.place.held_by(link.scheduler), *link.outbox):
+            tasks.setdefault((some.job, some.epoch), []).extend(zip(some.indices, some.attempts, strict=True))
+        held = []
+        for (job, epoch), pairs in tasks.items():
+            for first in range(0, len(pairs), limits.TASKS_PER_JOB_MAX):
+                indices, attempts = zip(*pairs[first : first + limits.TASKS_PER_JOB_MAX], strict=True)
+                held.append(m.Held(job, epoch, list(indices), list(attempts)))
         return held
 
     # -- the driver's side: slots (see Workplace for what they mean)
@@ -464,7 +471,8 @@ class NodeMonitor:
             self._leave("drained")
 
     def _due_deadline(self, now: float) -> None:
-        self._leave("the drain's deadline has passed")
+        if not self._left:
+            self._leave("the drain's deadline has passed")
 
     def _leave(self, reason: str) -> None:
         for link in self.links.values():

@@ -7,6 +7,7 @@ Must not know: why something ended; that is decided by its callers (`clients`, `
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from sparrowmq.core import report
 from sparrowmq.core.effects import Exit
@@ -15,6 +16,8 @@ from sparrowmq.core.peers import Client
 from sparrowmq.core.placer import Placer
 from sparrowmq.core.state import State
 from sparrowmq.protocol import messages as m
+
+OUTCOME_BYTES: Final = 16  # of an outcome beside its payload
 
 
 class Outcomes:
@@ -60,7 +63,7 @@ class Outcomes:
         """Tell the client that these tasks are over."""
         state = self._state
         client = state.clients[job.client]
-        size = sum(map(len, payloads))
+        size = sum(map(len, payloads)) + OUTCOME_BYTES * len(indices)
         outcome = m.Outcome(client.outbox.next_seq, job.id, job.epoch, indices, statuses, payloads)
         state.bytes += size
         state.count("outcomes", len(indices))

@@ -90,13 +90,12 @@ class Placer:
 
     def joined(self, now: float, job: Job, worker: Worker) -> float | None:
         """A worker came while ``job`` has unplaced tasks: leave it its share (DESIGN rule 6)."""
-        if not POLICIES[job.spec.policy].late or not job.reserved_total:
-            return self.place(now, job)
         workers = self.eligible(now, job)
-        if worker.id in workers:
-            share = -(-probes(job.unplaced, job.spec.probe_ratio) // len(workers))
-            self._reserve(job, {worker.id: share})
-        return None
+        if POLICIES[job.spec.policy].late and job.reserved_total and worker.id in workers:
+            share = -(-probes(job.unplaced, job.spec.probe_ratio) // len(workers)) - job.reserved.get(worker.id, 0)
+            if share > 0:
+                self._reserve(job, {worker.id: share})
+        return self.place(now, job)
 
     def _reserve(self, job: Job, counts: dict[str, int]) -> None:
         for worker_id, count in counts.items():
@@ -176,9 +175,9 @@ class Placer:
 
     def _assign(self, job: Job, sampling: Sampling) -> None:
         del self._sampling[job.id]
-        usable = {w: self._workers[w].hello.slots for w in sampling.loads if w in self._workers}
-        counts = sampling.assign(usable)
-        self._push(job, {w: n for w, n in counts.items() if w in usable and self._workers[w].peer is not None})
+        answered = [self._workers[worker_id] for worker_id in sampling.loads if worker_id in self._workers]
+        usable = {w.id: w.hello.slots for w in answered if w.peer is not None and not w.draining}
+        self._push(job, sampling.assign(usable))
 
     def gone(self, job: Job, worker_id: str) -> None:
         """A worker will not answer for ``job`` any more: its reservations and its load are not awaited."""

@@ -120,24 +120,17 @@ class Queue:
     def pull(self, scheduler: str, job: str, epoch: int, indices: set[int] | None) -> list[tuple[int, int]]:
         """Take these pushed tasks (None: all of the job) out; return (index, attempt) of each."""
         pulled: list[tuple[int, int]] = []
-
-        def concerned(entry: Entry) -> bool:
-            mine = entry.scheduler == scheduler and entry.job == job and entry.epoch == epoch
-            return mine and any(indices is None or index in indices for index, _ in entry.waiting())
-
-        for entry in self.remove(concerned):
-            kept = Entry(entry.scheduler, job, epoch, entry.round, 0, None, entry.function)
-            tasks = entry.split(entry.count)
-            positions = []
-            for position, (index, attempt) in enumerate(zip(tasks.indices, tasks.attempts, strict=True)):
-                if indices is None or index in indices:
-                    pulled.append((index, attempt))
-                else:
-                    positions.append(position)
-            if positions:
-                kept.tasks = _subset(tasks, positions)
-                kept.count = len(positions)
-                self.add(kept, first=True)
+        for entry in self:
+            if entry.scheduler != scheduler or entry.job != job or entry.epoch != epoch:
+                continue
+            waiting = entry.waiting()
+            gone = [task for task in waiting if indices is None or task[0] in indices]
+            if gone:
+                pulled += gone
+                self._count(entry, -len(gone))
+                kept = [k for k, task in enumerate(waiting) if indices is not None and task[0] not in indices]
+                entry.tasks = _subset(entry.split(entry.count), kept)
+                entry.count = len(kept)
         return pulled
 
     def _count(self, entry: Entry, count: int) -> None:

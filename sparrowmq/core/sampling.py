@@ -41,8 +41,12 @@ class Sampling:
         return not self.waiting
 
     def assign(self, slots: Mapping[str, int]) -> dict[str, int]:
-        """Return how many tasks go to each worker; fewer than all when choices did not answer."""
+        """Return how many tasks go to each worker; fewer than all when choices did not answer.
+
+        ``slots`` names the workers that may get any: some have left since they answered.
+        """
+        loads = {worker: load for worker, load in self.loads.items() if worker in slots}
         if self._choices is None:
-            return batch.place(self._rng, self.loads, self._tasks, slots=slots) if self.loads else {}
-        placed = per_task.place(self._rng, self._choices, self.loads, slots=slots)
+            return batch.place(self._rng, loads, self._tasks, slots=slots)
+        placed = per_task.place(self._rng, self._choices, loads, slots=slots)
         return dict(Counter(worker for worker in placed if worker is not None))

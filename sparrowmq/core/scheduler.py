@@ -26,7 +26,7 @@ from sparrowmq.protocol import messages as m
 from sparrowmq.protocol.codec import version_error
 from sparrowmq.settings import SchedulerSettings
 
-STATUS_INTERVAL_S_MIN: Final = 0.1
+STATUS_INTERVAL_S: Final = 0.1  # subscriptions are looked at so often: no status comes at a higher rate
 
 
 class Scheduler:
@@ -53,7 +53,8 @@ class Scheduler:
         self._outcomes = Outcomes(self.state, self._placer)
         self._clients = Clients(self.state, self._placer, self._outcomes)
         self._workers = Workers(self.state, self._placer, self._outcomes, self._clients)
-        self._subscriptions: dict[tuple[Peer, int], m.Subscribe] = {}
+        self._subscriptions: dict[tuple[Peer, int], tuple[m.Subscribe, float]] = {}  # and when its next status is due
+        self._reporting = False
         self._pinging = False
         self._from_worker: dict[type, Callable[[float, Worker, Any], None]] = {
             m.Request: self._workers.request,
@@ -118,8 +119,6 @@ class Scheduler:
             sender.peer = None
             sender.gone_at = now
             state.timers.add(now + state.settings.client_lease_s, ("lease", sender.id, now))
-            for key in [key for key in self._subscriptions if key[0] == peer]:
-                del self._subscriptions[key]
 
     def refuse(self, now: float, peer: Peer, code: str, detail: str) -> None:
         """The driver got something from this peer that is no message: end the connection, by name."""
@@ -205,6 +204,8 @@ class Scheduler:
         self.state.send(sender.peer, m.Pong(message.n))
 
     def _on_pong(self, now: float, worker: Worker, message: m.Pong) -> None:
+        if message.n != int(worker.pinged_at * 1e3):
+            return
         sample = now - worker.pinged_at
         worker.rtt_s = 0.8 * worker.rtt_s + 0.2 * sample if worker.rtt_s else sample
 
@@ -249,8 +250,8 @@ class Scheduler:
 
     def _due_unschedulable(self, now: float, job_id: str, epoch: int) -> None:
         job = self.state.jobs.get(job_id)
-        if job is None or job.epoch != epoch or job.ever_eligible:
-            return
+        if job is None or job.epoch != epoch or job.ever_eligible or self._placer.eligible(now, job):
+            return  # where there are workers, its client had no credit
         python = f" with Python {job.spec.python}" if job.spec.python else ""
         text = (
             f"no worker{python} has been connected to {self.id} for {self.state.settings.unschedulable_after_s:g} s "
@@ -266,15 +267,23 @@ class Scheduler:
     def _on_subscribe(self, now: float, client: Client, message: m.Subscribe) -> None:
         key = (client.peer, message.request)
         known = self._subscriptions.pop(key, None)
-        if not message.interval_s or len(self._subscriptions) >= self.state.settings.limits.clients:
-            return
-        self._subscriptions[key] = message
-        if known is None:
-            self._due_status(now, key)
+        if message.interval_s and len(self._subscriptions) < self.state.settings.limits.clients:
+            self._subscriptions[key] = (message, now if known is None else known[1])
+            self._report(now)
 
-    def _due_status(self, now: float, key: tuple[Peer, int]) -> None:
-        subscription = self._subscriptions.get(key)
-        if subscription is not None:
+    def _due_status(self, now: float) -> None:
+        self._reporting = False
+        self._report(now)
+
+    def _report(self, now: float) -> None:
+        """Send every status that is due; forget those whose client has left."""
+        for key, (subscription, due) in list(self._subscriptions.items()):
             peer, request = key
-            self.state.send(peer, report.status(self.state, now, request, subscription.what, ""))
-            self.state.timers.add(now + max(STATUS_INTERVAL_S_MIN, subscription.interval_s), ("status", key))
+            if peer not in self.state.peers:
+                del self._subscriptions[key]
+            elif due <= now:
+                self.state.send(peer, report.status(self.state, now, request, subscription.what, ""))
+                self._subscriptions[key] = (subscription, now + subscription.interval_s)
+        if self._subscriptions and not self._reporting:
+            self._reporting = True
+            self.state.timers.add(now + STATUS_INTERVAL_S, ("status",))

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
 
+from sparrowmq import limits
 from sparrowmq.core.effects import (
     Answer,
     AnyEffect,
@@ -35,6 +36,7 @@ from sparrowmq.settings import ClientSettings
 
 RETRY_S_MIN: Final = 0.005
 RETRY_S_MAX: Final = 1.0
+EPOCH_MAX: Final = limits.INT_MAX // 2  # no scheduler can push a job's epoch to where it cannot rise any more
 _OPEN: Final = 1
 
 
@@ -57,9 +59,14 @@ class _Job:
     submit: m.Submit
     open: bytearray
     left: int
-    since: float
     peer: int = 0  # the connection that it was sent over; 0: none yet
     accepted: bool = False
+    rejected_since: float | None = None  # no scheduler has had room for it since then
+    doomed: set[int] = field(default_factory=set)  # tasks that the client wants killed: never submitted again
+
+    def still_doomed(self) -> list[int]:
+        """Return the tasks that are to be killed and have no outcome yet."""
+        return sorted(index for index in self.doomed if self.open[index])
 
     def unfinished(self, epoch: int) -> m.Submit:
         """Return the submission of what is left, under ``epoch``."""
@@ -136,7 +143,7 @@ class Session:
         flags = bytearray(size) if submit.indices else bytearray([_OPEN]) * size
         for index in submit.indices:
             flags[index] = _OPEN
-        job = self.jobs[submit.job] = _Job(submit, flags, submit.count, now)
+        job = self.jobs[submit.job] = _Job(submit, flags, submit.count)
         self._send_job(job)
         if self._home is None:
             self._expect_a_home(now)
@@ -147,11 +154,13 @@ class Session:
         wanted = [i for i in indices if job is not None and 0 <= i < len(job.open) and job.open[i]]
         if job is None or not wanted:
             self._effects.append(Recalled(request, job_id, []))
-        elif job.peer:
+        elif job.peer in self._links:
             self._recalls[request] = (job_id, job.peer)
             self._send(job.peer, m.Recall(request, job_id, job.submit.epoch, wanted))
+        elif job.peer:  # its scheduler was lost: too late, or too early
+            self._effects.append(Recalled(request, job_id, []))
         else:  # no scheduler has it: nothing of it runs
-            self._deliver(job, wanted, bytes([m.CANCELLED]) * len(wanted), [b""] * len(wanted))
+            self._cancel(job, wanted)
             self._effects.append(Recalled(request, job_id, wanted))
 
     def kill(self, now: float, job_id: str, indices: Iterable[int] = ()) -> None:
@@ -159,12 +168,17 @@ class Session:
         job = self.jobs.get(job_id)
         if job is None:
             return
-        wanted = [i for i in indices if 0 <= i < len(job.open) and job.open[i]]
-        if job.peer:
-            self._send(job.peer, m.Kill(job_id, job.submit.epoch, wanted))
-        else:
-            wanted = wanted or [index for index, flag in enumerate(job.open) if flag]
-            self._deliver(job, wanted, bytes([m.CANCELLED]) * len(wanted), [b""] * len(wanted))
+        named = list(indices)
+        wanted = [i for i in named or range(len(job.open)) if 0 <= i < len(job.open) and job.open[i]]
+        job.doomed.update(wanted)
+        if not job.peer:  # no scheduler has it
+            self._cancel(job, wanted)
+        elif wanted:
+            self._send(job.peer, m.Kill(job_id, job.submit.epoch, wanted if named else []))
+
+    def _cancel(self, job: _Job, indices: list[int]) -> None:
+        """Show as cancelled what no scheduler has."""
+        self._deliver(job, indices, bytes([m.CANCELLED]) * len(indices), [b""] * len(indices))
 
     def query(self, now: float, request: int, what: str, job: str = "") -> None:
         """Ask the home scheduler once; `Answer` follows, possibly after a fail-over."""
@@ -285,7 +299,8 @@ class Session:
         self._last_peer += 1
         link = self._links[self._last_peer] = _Link(self._last_peer, chosen, self._known[chosen], now)
         self._effects.append(Connect(link.peer, link.address))
-        self._effects.append(Send(link.peer, msgspec.structs.replace(self._hello, jobs=sorted(self._jobs_of_lost()))))
+        jobs = sorted(self._jobs_of_lost())[: limits.INVENTORY_MAX]
+        self._effects.append(Send(link.peer, msgspec.structs.replace(self._hello, jobs=jobs)))
         self._timers.add(now + self._settings.ping_interval_s, ("ping", link.peer))
 
     def _jobs_of_lost(self) -> list[str]:
@@ -299,12 +314,11 @@ class Session:
 
     def _on_welcome(self, now: float, link: _Link, message: m.Welcome) -> None:
         link.incarnation = max(1, message.incarnation)
-        link.scheduler = message.id or link.scheduler
         self._failures = 0
         self._homeless_since = None
         self._tried.clear()
         self._home = link
-        self._effects.append(Linked(link.scheduler))
+        self._effects.append(Linked(message.id or link.scheduler))
         same = self._last_lost == (link.scheduler, link.incarnation)
         kept = set(message.jobs) if same else set()
         self._move_jobs(now, link, kept)
@@ -313,11 +327,14 @@ class Session:
 
     def _move_jobs(self, now: float, link: _Link, kept: Iterable[str] = ()) -> None:
         """Bring every job without a connection to this scheduler; those ``kept`` are still running there."""
-        for job_id, job in self.jobs.items():
-            if job.peer in self._links and job.peer != 0:
+        for job_id, job in list(self.jobs.items()):
+            if job.peer in self._links:
                 continue
             if job_id in kept:
                 job.peer = link.peer
+                doomed = job.still_doomed()
+                if doomed:  # the kill may have been lost
+                    self._send(job.peer, m.Kill(job_id, job.submit.epoch, doomed))
                 continue
             if job.peer:  # another scheduler may still act on it
                 job.submit = job.unfinished(job.submit.epoch + 1)
@@ -326,6 +343,13 @@ class Session:
             self._send_job(job)
 
     def _send_job(self, job: _Job) -> None:
+        """Give a job that no scheduler has to the home scheduler, if there is one."""
+        doomed = job.still_doomed()
+        if doomed:
+            self._cancel(job, doomed)
+            if not job.left:
+                return
+            job.submit = job.unfinished(job.submit.epoch)
         if self._home is not None and not self._home.draining:
             job.peer = self._home.peer
             self._send(job.peer, job.submit)
@@ -352,6 +376,8 @@ class Session:
 
     def _on_accepted(self, now: float, link: _Link, message: m.Accepted) -> None:
         job = self._current(link, message.job, message.epoch)
+        if job is not None:
+            job.rejected_since = None
         if job is not None and not job.accepted:
             job.accepted = True
             self._effects.append(JobAccepted(message.job, message.workers))
@@ -360,7 +386,9 @@ class Session:
         job = self._current(link, message.job, message.epoch)
         if job is None:
             return
-        if message.retry_after_s > 0 and now - job.since < self._settings.unavailable_after_s:
+        if job.rejected_since is None:
+            job.rejected_since = now
+        if message.retry_after_s > 0 and now - job.rejected_since < self._settings.unavailable_after_s:
             job.peer = 0
             self._timers.add(now + min(message.retry_after_s, RETRY_S_MAX), ("resubmit", message.job))
             return
@@ -375,9 +403,10 @@ class Session:
     def _on_stale(self, now: float, link: _Link, message: m.Stale) -> None:
         """The scheduler has seen a later epoch of this job than ours: go past it."""
         job = self.jobs.get(message.job)
-        if job is not None and job.peer == link.peer and message.epoch >= job.submit.epoch:
+        if job is not None and job.peer == link.peer and job.submit.epoch <= message.epoch < EPOCH_MAX:
             job.submit = job.unfinished(message.epoch + 1)
-            self._send(link.peer, job.submit)
+            job.peer = 0
+            self._send_job(job)
 
     def _on_outcome(self, now: float, link: _Link, message: m.Outcome) -> None:
         self._send(link.peer, m.OutcomeAck(message.seq))
@@ -410,9 +439,10 @@ class Session:
             del self.jobs[job.submit.job]
 
     def _on_returned(self, now: float, link: _Link, message: m.Returned) -> None:
-        known = self._recalls.pop(message.request, None)
-        if known is not None:
-            self._effects.append(Recalled(message.request, known[0], message.indices))
+        job_id, asked = self._recalls.get(message.request, ("", 0))
+        if asked == link.peer:
+            del self._recalls[message.request]
+            self._effects.append(Recalled(message.request, job_id, message.indices))
 
     def _on_status(self, now: float, link: _Link, message: m.Status) -> None:
         question = self._queries.get(message.request)

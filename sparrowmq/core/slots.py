@@ -42,6 +42,7 @@ class Slot:
     progress_at: float = 0.0
     watched: bool = False
     reclaiming: bool = False
+    clock_at: float = 0.0  # when the time of its running task is looked at next; 0: not
     verdict: int | None = None  # what its running task ends as when it is killed; None: it crashed
     crashes: int = 0  # in a row, without a result in between
 

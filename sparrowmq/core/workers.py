@@ -16,6 +16,7 @@ from sparrowmq.core.outcomes import Outcomes
 from sparrowmq.core.peers import Worker
 from sparrowmq.core.placer import FULL_PAUSE_S, Placer
 from sparrowmq.core.state import State
+from sparrowmq.placement.probe_ratio import probes
 from sparrowmq.protocol import messages as m
 
 STORIES_CHARS_MAX: Final = 2_000
@@ -47,36 +48,46 @@ class Workers:
         self._reconcile(now, worker, hello)
         state.log("info", "worker joined", worker=worker.id, host=hello.host, slots=hello.slots)
         for job in list(state.jobs.values()):
-            if job.unplaced and self._outcomes.has_credit(state.clients[job.client]):
+            client = state.clients[job.client]
+            if not job.unplaced:
+                continue
+            if self._outcomes.has_credit(client):
                 self._outcomes.expect_loads(self._placer.joined(now, job, worker), job)
+            else:
+                client.starved = True
 
     def _reconcile(self, now: float, worker: Worker, hello: m.Hello) -> None:
         """Hold what this scheduler believes of the worker against its inventory (DESIGN rule 1)."""
         state = self._state
-        held: dict[str, dict[int, int]] = {}
+        held: dict[str, set[tuple[int, int]]] = {}
         for entry in hello.held:
             job = state.jobs.get(entry.job)
             if job is None or job.epoch != entry.epoch:
                 state.send(worker.peer, m.Kill(entry.job, entry.epoch))
             else:
-                held.setdefault(entry.job, {}).update(zip(entry.indices, entry.attempts, strict=True))
+                held.setdefault(entry.job, set()).update(zip(entry.indices, entry.attempts, strict=True))
         for job in self._jobs_at(worker):
             job.use(worker.id, job.reserved.get(worker.id, 0))
-            there = held.get(job.id, {})
+            there = held.get(job.id, set())
+            launched = job.launched_on(worker.id)
             # Not there: lost on the way to the worker, or its return was lost on the way here.
-            missing = [index for index in job.launched_on(worker.id) if there.get(index) != job.attempts[index]]
+            missing = [index for index in launched if (index, job.attempts[index]) not in there]
             self._outcomes.take_back(now, job, missing)
+            doomed = [index for index in launched if index in job.doomed and job.place[index] == worker.id]
+            if doomed:  # the kill may have been lost too
+                state.send(worker.peer, m.Kill(job.id, job.epoch, doomed))
         for reserved in hello.reserved:
             job = state.jobs.get(reserved.job)
             if job is None or job.epoch != reserved.epoch or not job.unplaced:
                 state.send(worker.peer, m.Cancel(reserved.job, reserved.epoch, reserved.round))
             elif reserved.count:
-                job.reserve(worker.id, reserved.count)
-                job.probes -= reserved.count
+                count = min(reserved.count, probes(job.tasks, job.spec.probe_ratio))
+                job.reserve(worker.id, count)
+                job.probes -= count
                 job.workers.add(worker.id)
 
     def lost(self, now: float, worker: Worker) -> None:
-        """The connection is gone. Reservations and tasks stay for the grace; loads are not waited for."""
+        """The connection is gone. Reservations and tasks stay for the grace; answers are not waited for."""
         worker.peer = None
         worker.lost_at = now
         self._placer.members_changed()
@@ -88,6 +99,7 @@ class Workers:
         for job_id in self._placer.sampled(worker.id):
             self._placer.unsampled(self._state.jobs[job_id], worker.id)
             self._outcomes.place(now, self._state.jobs[job_id])
+        self._clients.worker_gone(worker.id)
 
     def bury(self, now: float, worker: Worker, why: str, *, guilty: bool = True) -> None:
         """The worker is gone: relaunch what it had, replace its reservations, answer for its recalls.
@@ -109,7 +121,8 @@ class Workers:
             job.function_at.discard(worker.id)
             back: list[int] = []
             for index in job.launched_on(worker.id):
-                if guilty and self._one_death_more(job, index, worker, why) >= job.spec.max_attempts:
+                deaths = self._one_death_more(job, index, worker, why) if guilty and index not in job.doomed else 0
+                if deaths >= job.spec.max_attempts:
                     self._lose(now, job, index)
                 else:
                     back.append(index)
@@ -194,26 +207,28 @@ class Workers:
                 job.function_at.discard(worker.id)
             elif message.reason == "full":
                 self._full(now, job, worker)
-        recalled = self._clients.recalled(message.request, worker.id, back)
-        if job is None:
-            return
-        if recalled:
+        recalled = self._clients.waits_for(message.request, worker.id, message.job)
+        if job is not None and recalled:
             self._outcomes.end(now, job, back, m.CANCELLED, b"")
-        else:
+        elif job is not None:
             self._outcomes.take_back(now, job, back)
-        if job.id in self._state.jobs:
+        if recalled:  # after the outcomes that it promises
+            self._clients.recalled(message.request, worker.id, back)
+        if job is not None and job.id in self._state.jobs:
             self._outcomes.place(now, job)
 
     def _full(self, now: float, job: Job, worker: Worker) -> None:
-        worker.full_until = now + FULL_PAUSE_S
-        self._state.timers.add(worker.full_until, ("full",))
-        self._placer.members_changed()
+        if worker.full_until <= now:
+            worker.full_until = now + FULL_PAUSE_S
+            self._state.timers.add(worker.full_until, ("full",))
+            self._placer.members_changed()
         self._placer.gone(job, worker.id)
 
     def stale(self, now: float, worker: Worker, message: m.Stale) -> None:
-        """A worker knows a later epoch: the client has moved the job to another scheduler."""
+        """A worker knows a later epoch: the client has moved the job elsewhere, or else submits it past that epoch."""
         job = self._state.jobs.get(message.job)
         if job is not None and job.epoch < message.epoch:
+            self._state.send(self._state.clients[job.client].peer, message)
             self._outcomes.abort(now, job, "another scheduler has it, at a later epoch")
 
     def goodbye(self, now: float, worker: Worker, message: m.Goodbye) -> None:

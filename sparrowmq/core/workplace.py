@@ -18,9 +18,11 @@ from sparrowmq.core.queue import Entry, Queue
 from sparrowmq.core.report import failure
 from sparrowmq.core.slots import Batch, Paces, Slot
 from sparrowmq.core.timers import Timers
+from sparrowmq.limits import INT_MAX
 from sparrowmq.protocol import messages as m
 from sparrowmq.settings import WorkerSettings
 
+CLOCK_S: Final = 1.0
 STUCK_S: Final = 0.025  # a batch that shows no progress for so long gives its rest back (rule 3)
 
 Report = Callable[[Batch, list[int], list[int], bytes, list[int], list[m.Payload]], float]
@@ -124,7 +126,7 @@ class Workplace:
             if entry.scheduler == scheduler and entry.tasks is None and entry.count:
                 key = (entry.job, entry.epoch, entry.round)
                 counts[key] = counts.get(key, 0) + entry.count
-        return [m.Reserved(*key, count) for key, count in counts.items()]
+        return [m.Reserved(*key, min(count, INT_MAX)) for key, count in counts.items()]
 
     def held_by(self, scheduler: str) -> list[m.Held]:
         """Return the inventory of this scheduler's tasks, queued and at slots."""
@@ -175,8 +177,7 @@ class Workplace:
                 task.attempts,
             )
         )  # fmt: skip
-        if task.spec.timeout_s:
-            self._timers.add(now + task.spec.timeout_s, ("timeout", slot.number, slot.pid, slot.last_seq))
+        self._watch_clock(now, slot)
         if slot.held_count > 1 and not slot.watched:
             slot.watched = True
             self._timers.add(now + STUCK_S, ("watch", slot.number))
@@ -204,6 +205,7 @@ class Workplace:
             self._paces.observe(batch.job, us, rtt_s)
             if batch.timeout_s:
                 self._paces.slow(batch.job)  # never more than one at a time, so that the clock starts when it does
+        self._watch_clock(now, slot)
 
     def exited(self, now: float, number: int, cause: str, current_seq: int) -> None:
         """A slot's process is gone: the task that ran is the guilty one, the rest goes back."""
@@ -211,7 +213,7 @@ class Workplace:
         verdict, slot.verdict, slot.pid = slot.verdict, None, 0
         slot.reclaiming = False
         slot.crashes += verdict is None
-        self._kills.pop(number, None)
+        kills = self._kills.pop(number, set())
         for batch in slot.cut(0):
             guilty = current_seq - batch.first_seq
             if 0 <= guilty < len(batch.indices):
@@ -221,7 +223,7 @@ class Workplace:
                 self._report(batch, batch.indices[where], batch.attempts[where], bytes([status]), us, [payload])
                 slot.crashes = 0
                 del batch.indices[where], batch.attempts[where]
-            self._give_back(batch.scheduler, batch.job, batch.epoch, batch.indices, batch.attempts, "crash")
+            self._sort_out(batch, kills, "crash")
         self._answer_recalls(number)
         if slot.crashes:
             self._effects.append(Log("error", "slot ended by itself", {"slot": number, "cause": cause}))
@@ -250,14 +252,14 @@ class Workplace:
         kills = self._kills.pop(number, set())
         for batch in slot.cut(after_seq):
             self._paces.slow(batch.job)
-            self._sort_out(batch, kills)
+            self._sort_out(batch, kills, "slow")
         self._answer_recalls(number)
         if slot.held:
             last = slot.held[-1]
             if (last.job, last.epoch, last.indices[-1]) in kills:
                 self.end(slot, m.CANCELLED)
 
-    def _sort_out(self, batch: Batch, kills: set[tuple[str, int, int]]) -> None:
+    def _sort_out(self, batch: Batch, kills: set[tuple[str, int, int]], reason: str) -> None:
         """Tasks that never start: killed ones are cancelled, recalled ones wait for the answer, others go back."""
         back: list[tuple[int, int]] = []
         for index, attempt in zip(batch.indices, batch.attempts, strict=True):
@@ -267,7 +269,7 @@ class Workplace:
             recall = next((r for r in self._recalls if self._concerns(r, batch) and index in r.wanted), None)
             (recall.found if recall else back).append((index, attempt))
         indices, attempts = [index for index, _ in back], [attempt for _, attempt in back]
-        self._give_back(batch.scheduler, batch.job, batch.epoch, indices, attempts, "slow")
+        self._give_back(batch.scheduler, batch.job, batch.epoch, indices, attempts, reason)
 
     @staticmethod
     def _concerns(recall: _Recall, batch: Batch) -> bool:
@@ -337,11 +339,27 @@ class Workplace:
             slot.verdict = verdict
             self._effects.append(KillSlot(slot.number))
 
-    def due_timeout(self, now: float, number: int, pid: int, seq: int) -> None:
-        """A task's time is up."""
+    def _watch_clock(self, now: float, slot: Slot) -> None:
+        """Look at the time of a task with a timeout when it is up, or in CLOCK_S.
+
+        Most tasks end long before: a deadline for each, kept for its whole timeout, would be too many.
+        """
+        if slot.held and slot.held[0].timeout_s:
+            when = min(slot.progress_at + slot.held[0].timeout_s, now + CLOCK_S)
+            if not slot.clock_at or when < slot.clock_at:
+                slot.clock_at = when
+                self._timers.add(when, ("clock", slot.number))
+
+    def due_clock(self, now: float, number: int) -> None:
+        """The time of the task that runs may be up."""
         slot = self.slots[number]
-        if slot.pid == pid and slot.held and slot.held[0].first_seq <= seq <= slot.last_seq and slot.held_count == 1:
+        if now < slot.clock_at:
+            return  # an older deadline, that a sooner one has replaced
+        slot.clock_at = 0.0
+        if slot.held and 0.0 < slot.held[0].timeout_s <= now - slot.progress_at + 1e-9:
             self.end(slot, m.TIMED_OUT)
+        else:
+            self._watch_clock(now, slot)
 
     def due_watch(self, now: float, number: int) -> None:
         """A batch that shows no progress keeps its rest from free slots elsewhere: give it back."""

@@ -42,7 +42,7 @@ def main(sock: socket.socket, page: Page) -> NoReturn:
     os.register_at_fork(after_in_child=slot.leave)
     with contextlib.suppress(EOFError, ConnectionError):  # the node monitor closed the socket, or is gone
         slot.serve()
-    with contextlib.suppress(OSError, ValueError):  # a task may have closed it
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # a task may have closed or replaced it
         sys.stdout.flush()
     os._exit(0)
 

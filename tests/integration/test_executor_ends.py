@@ -105,8 +105,8 @@ def write_to_the_monitor(data: bytes) -> None:
 
 @in_own_process
 def test_slot_that_sends_nonsense_is_ended(monitor: Monitor) -> None:
-    forged = bytes(wire.frame(wire.Results(999, b"\0", [1], [b""])))
-    for data in (b"\xff" * 100, bytes(wire.frame(wire.Function("j"))), forged):
+    forged = [bytes(wire.frame(wire.Results(seq, b"\0", [1], [b""]))) for seq in (0, 999)]
+    for data in (b"\xff" * 100, bytes(wire.frame(wire.Function("j"))), *forged):
         monitor.spawn()
         monitor.call(write_to_the_monitor, data)
         monitor.until(lambda: monitor.exits)

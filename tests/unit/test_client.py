@@ -121,6 +121,11 @@ def test_what_cannot_be_pickled_sends_nothing(client: Client, scheduler: FakeSch
     assert submit.count == 1
 
 
+def test_a_name_that_cannot_be_sent_is_refused(client: Client) -> None:
+    with pytest.raises(UsageError, match="name"):
+        client.map(add, [1], name="\ud800")
+
+
 def test_a_job_beyond_the_limits_is_cut(
     client: Client, scheduler: FakeScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +226,9 @@ def test_kill_ends_a_job_or_a_task(client: Client, scheduler: FakeScheduler) -> 
     assert job.wait(TIMEOUT_S)
     with pytest.raises(concurrent.futures.CancelledError):
         future.result(TIMEOUT_S)
+    client.kill(job)
+    client.submit("math:sqrt", 4)
+    scheduler.wait_for(m.Submit, 3)
     assert [kill.indices for kill in scheduler.wait_for(m.Kill, 2)] == [[], [0]]
 
 
@@ -315,6 +323,9 @@ def test_a_query_asks_every_scheduler_and_leaves_out_those_that_are_gone(schedul
             hellos = scheduler.wait_for(m.Hello) + other.wait_for(m.Hello)
             assert len({hello.id for hello in hellos}) >= 2
             assert client.id in {hello.id for hello in hellos}
+            started = time.monotonic()
+            assert len(client.query("jobs", timeout_s=TIMEOUT_S)) == 2
+            assert time.monotonic() - started < TIMEOUT_S / 2
             other.mute = True
             assert [status.scheduler for status in client.query("jobs", timeout_s=0.2)] == ["scheduler-a"]
     finally:

@@ -6,6 +6,7 @@ import concurrent.futures
 import gc
 import os
 import pickle
+import sys
 import threading
 import weakref
 from collections.abc import Sequence
@@ -80,6 +81,28 @@ def test_a_value_is_decoded_once_and_stays_the_same_object() -> None:
     batch, (future,) = make(1)
     succeed(batch, 0, ["x"])
     assert future.result() is future.result()
+
+
+def enter(again: bool) -> object:
+    return looked_up.pop().result() if again and looked_up else object()
+
+
+looked_up: list[Future[object]] = []
+
+
+class Reentrant:
+    """Unpickling it asks the same future for its result, as another thread may at that moment."""
+
+    def __reduce__(self) -> object:
+        return (enter, (True,))
+
+
+def test_two_that_decode_at_the_same_time_see_the_same_object() -> None:
+    batch, (future,) = make(1)
+    batch.settle([0], bytes(1), [pickle.dumps([Reentrant()])])
+    looked_up.append(future)
+    assert type(future.result()[0]) is object  # type: ignore[index]  # the value of the inner call, which came first
+    assert not looked_up
 
 
 def test_result_waits_for_the_outcome() -> None:
@@ -206,9 +229,12 @@ def test_our_as_completed_yields_each_once_in_order_of_completion() -> None:
 def test_our_as_completed_leaves_out_what_was_not_asked_for() -> None:
     batch, futures = make(3)
     completed = as_completed(futures[1:], timeout=10)
-    thread = start(lambda: [succeed(batch, index, None) for index in range(3)])
-    assert {future.index for future in completed} == {1, 2}
-    thread.join(10)
+    succeed(batch, 1, None)
+    assert next(completed) is futures[1]
+    succeed(batch, 0, None)
+    succeed(batch, 2, None)
+    assert next(completed) is futures[2]
+    assert list(completed) == []
 
 
 def test_our_as_completed_gives_up_in_time_and_stops_watching() -> None:
@@ -259,6 +285,17 @@ def test_callbacks_run_once_in_a_thread_that_may_wait_for_another_future() -> No
     assert seen == [("a", "b")]
     first.add_done_callback(lambda future: seen.append(future.result()))
     assert seen[1:] == ["a"]
+
+
+def test_a_callback_that_exits_stops_no_other_callback(caplog: pytest.LogCaptureFixture) -> None:
+    batch, (first, second) = make(2)
+    over = threading.Event()
+    first.add_done_callback(lambda _: sys.exit(1))
+    second.add_done_callback(lambda _: over.set())
+    succeed(batch, 0, None)
+    succeed(batch, 1, None)
+    assert over.wait(10)
+    assert "callback failed" in caplog.text
 
 
 def test_an_outcome_that_comes_twice_counts_once() -> None:
@@ -329,10 +366,11 @@ def test_a_future_cannot_be_sent_and_says_so() -> None:
 
 def test_waiting_in_a_fork_is_an_error_and_no_hang() -> None:
     link = FakeLink()
-    _, (future,) = make(1, link=link)
+    batch, (future,) = make(1, link=link)
     link.pid = -1
-    with pytest.raises(UsageError):
-        future.result()
+    for call in (future.result, future.exception, lambda: batch.wait(None), lambda: next(as_completed([future]))):
+        with pytest.raises(UsageError):
+            call()
 
 
 def test_unknown_attributes_are_errors() -> None:

@@ -133,6 +133,7 @@ def test_large_payloads_travel_in_frames_and_few_enough_a_job() -> None:
 
 def test_every_part_fits_one_message() -> None:
     inline, huge = bytes(limits.INLINE_BYTES_MAX), bytes(64 * 1024 * 1024)
+    assert len(parts([inline] * 9000)) == 3
     cut = parts([inline] * 9000 + [huge, huge, b""])
     assert sum(tasks for tasks, _ in cut) == 9003
     for tasks, payloads in cut:

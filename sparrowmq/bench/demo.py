@@ -110,7 +110,7 @@ def _compare(clients: Sequence[Client]) -> None:
     print(f"at {LOAD:.0%} load, under each policy. Response times, and their ratio to an ideal central queue replayed")
     print("with the measured service times:")
     sleep.warm_up(clients, WORKERS)
-    rows = [["policy", "median", "p95", "ideal median", "ideal p95", "median/ideal", "p95/ideal"]]
+    rows = [["policy", "median", "p95", "ideal", "ideal p95", "ratio", "p95 ratio"]]
     for policy in placement.POLICIES:
         _progress(f"  {policy} ...")
         figures = sleep.summary(sleep.play(clients, policy, drawn, WORKERS))
@@ -129,12 +129,13 @@ def _progress(text: str) -> None:
 def _table(rows: list[list[str]]) -> None:
     """Print ``rows``, the first of which are headers: by rich on a terminal, as aligned columns otherwise."""
     if sys.stdout.isatty():
+        from rich import box
         from rich.console import Console
         from rich.table import Table
 
-        table = Table()
+        table = Table(box=box.SIMPLE_HEAD)
         for number, header in enumerate(rows[0]):
-            table.add_column(header, justify="right" if number else "left")
+            table.add_column(header, justify="right" if number else "left", no_wrap=True)
         for row in rows[1:]:
             table.add_row(*row)
         Console().print(table)

@@ -28,6 +28,11 @@ FULL_PAUSE_S: Final = 1.0  # a worker whose queue was full is not probed for so 
 Emit = Callable[[Peer, m.AnyMessage], None]
 
 
+def suits(job: Job, worker: Worker) -> bool:
+    """Return whether this worker's Python can load the job's pickles."""
+    return job.spec.python in ("", worker.hello.python)
+
+
 class Placer:
     """Places unplaced tasks. ``workers`` is the scheduler's own table, read only here."""
 
@@ -112,7 +117,7 @@ class Placer:
         """A reservation's turn has come: launch tasks, or answer no-op for what there is no task for."""
         job.use(worker.id, message.count)
         taken = 0
-        if allowed and not worker.draining:
+        if allowed and not worker.draining and suits(job, worker):
             taken = self._launch(job, worker, message.count, message.request)
         if taken < message.count:
             job.no_ops += message.count - taken
@@ -176,7 +181,7 @@ class Placer:
     def _assign(self, job: Job, sampling: Sampling) -> None:
         del self._sampling[job.id]
         answered = [self._workers[worker_id] for worker_id in sampling.loads if worker_id in self._workers]
-        usable = {w.id: w.hello.slots for w in answered if w.peer is not None and not w.draining}
+        usable = {w.id: w.hello.slots for w in answered if w.peer is not None and not w.draining and suits(job, w)}
         self._push(job, sampling.assign(usable))
 
     def gone(self, job: Job, worker_id: str) -> None:

@@ -313,6 +313,8 @@ class Session:
             self._connect(now)
 
     def _on_welcome(self, now: float, link: _Link, message: m.Welcome) -> None:
+        if link.incarnation:
+            return  # a second one means nothing
         link.incarnation = max(1, message.incarnation)
         self._failures = 0
         self._homeless_since = None

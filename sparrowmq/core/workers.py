@@ -14,7 +14,7 @@ from sparrowmq.core.effects import Peer
 from sparrowmq.core.job import Job
 from sparrowmq.core.outcomes import Outcomes
 from sparrowmq.core.peers import Worker
-from sparrowmq.core.placer import FULL_PAUSE_S, Placer
+from sparrowmq.core.placer import FULL_PAUSE_S, Placer, suits
 from sparrowmq.core.state import State
 from sparrowmq.placement.probe_ratio import probes
 from sparrowmq.protocol import messages as m
@@ -78,7 +78,7 @@ class Workers:
                 state.send(worker.peer, m.Kill(job.id, job.epoch, doomed))
         for reserved in hello.reserved:
             job = state.jobs.get(reserved.job)
-            if job is None or job.epoch != reserved.epoch or not job.unplaced:
+            if job is None or job.epoch != reserved.epoch or not job.unplaced or not suits(job, worker):
                 state.send(worker.peer, m.Cancel(reserved.job, reserved.epoch, reserved.round))
             elif reserved.count:
                 count = min(reserved.count, probes(job.tasks, job.spec.probe_ratio))

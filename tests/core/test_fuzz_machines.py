@@ -293,6 +293,7 @@ def run_scheduler(steps: Iterable[Step], bounds: limits.SchedulerLimits) -> None
                 peer, message = arguments
                 if name != "receive" and peer not in machine.state.peers:
                     machine.receive(now, peer, m.Hello(m.PROTOCOL, "0", name, f"n{peer}", 2, "3.11", slots=2))
+                    checked(machine, 10)
                 machine.receive(now, peer, message)
                 told = size(message)
             case "lost":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,16 @@ import click
 
 from sparrowmq.cli import show
 from sparrowmq.cli.base import Command, Globals, pass_globals
-from sparrowmq.errors import CommandFailed, Rejected, SparrowError, TaskError, TaskTimedOut, Unavailable, UsageError
+from sparrowmq.errors import (
+    CommandFailed,
+    Rejected,
+    SparrowError,
+    TaskError,
+    TaskLost,
+    TaskTimedOut,
+    Unavailable,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from sparrowmq.client.client import Client
@@ -105,7 +115,7 @@ def _finish(options: Globals, client: Client, job: Job[Any], wait_s: float | Non
         client.kill(job)
     results = [_result(future) for future in job] if over else [_unfinished(future) for future in job]
     _raise_if_none_ran(results)
-    summaries = _summaries(job)
+    summaries = _summaries(job, results)
     if options.json:
         plain = [{key: value for key, value in result.items() if key != "error"} for result in results]
         show.as_json({"job": job.id, "tasks": len(job), "jobs": summaries, "results": plain})
@@ -159,7 +169,7 @@ def _result(future: Any) -> dict[str, Any]:
         captured = {"exit": error.status, "stdout": _text(error.stdout), "stderr": _text(error.stderr)}
         return row | captured | {"status": "failed", "error": error}
     except Exception as error:  # whatever a task raised
-        status = "timed_out" if isinstance(error, TaskTimedOut) else "failed"
+        status = "timed_out" if isinstance(error, TaskTimedOut) else "lost" if isinstance(error, TaskLost) else "failed"
         return row | {"status": status, "error": error, "message": str(error) or type(error).__name__}
     if isinstance(value, CommandResult):
         return row | {"exit": value.status, "stdout": _text(value.stdout), "stderr": _text(value.stderr)}
@@ -189,10 +199,16 @@ def _raise_if_none_ran(results: list[dict[str, Any]]) -> None:
             raise result["error"]
 
 
-def _summaries(job: Job[Any]) -> list[dict[str, Any]]:
+def _summaries(job: Job[Any], results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the schedulers' ledgers. After a fail-over that is the last scheduler's part; the counts are ours."""
     from sparrowmq.cli import merge
+    from sparrowmq.protocol import messages as m
 
-    return [merge.job_row(row) for row in job.status()]
+    rows = [merge.job_row(row) for row in job.status()]
+    if len(rows) == 1 and rows[0]["epoch"]:
+        counts = Counter(result["status"] for result in results)
+        rows[0] |= {"tasks": len(results), **{name: counts[name] for name in m.STATUS_NAMES}}
+    return rows
 
 
 def _print(results: list[dict[str, Any]], summaries: list[dict[str, Any]]) -> None:

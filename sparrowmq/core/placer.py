@@ -17,6 +17,7 @@ from sparrowmq.core.effects import Peer
 from sparrowmq.core.job import Job
 from sparrowmq.core.peers import Worker
 from sparrowmq.core.sampling import Sampling
+from sparrowmq.limits import INT_MAX
 from sparrowmq.placement import POLICIES, late_binding, uniform
 from sparrowmq.placement.load import expected_wait
 from sparrowmq.placement.probe_ratio import probes
@@ -120,7 +121,7 @@ class Placer:
         if allowed and not worker.draining and suits(job, worker):
             taken = self._launch(job, worker, message.count, message.request)
         if taken < message.count:
-            job.no_ops += message.count - taken
+            job.no_ops = min(job.no_ops + message.count - taken, INT_MAX)
             self._emit(worker.peer, m.NoOp(message.request, message.count - taken))
         if not job.unplaced and job.reserved_total:
             self.withdraw(job)

@@ -30,7 +30,7 @@ def dump_function(function: Callable[..., object]) -> bytes:
     if not callable(function):
         raise NotSerializable(f"function: expected something callable, got {type(function).__name__}")
     try:
-        data: bytes = cloudpickle.dumps(function, PICKLE_PROTOCOL)
+        data = _dump(function)
     except Exception as error:  # __reduce__ and __getstate__ of any class can raise anything
         name = getattr(function, "__name__", type(function).__name__)
         raise _not_serializable({str(name): function}, error) from error
@@ -80,6 +80,8 @@ def load_function(data: bytes | bytearray | memoryview) -> Callable[..., Any]:
 
 
 def _dump(value: object) -> bytes:
+    if cloudpickle.list_registry_pickle_by_value():  # modules that the user wants to travel along
+        return bytes(cloudpickle.dumps(value, PICKLE_PROTOCOL))
     try:
         data = pickle.dumps(value, PICKLE_PROTOCOL)
     except Exception:  # lambdas and local classes fail here; cloudpickle then tells what really fails

@@ -145,6 +145,7 @@ def decode(body: bytes | memoryview, blobs: Sequence[m.Blob] = ()) -> list[m.Any
 
 # Messages whose payloads may refer to frames, with the fields that do.
 _CARRIERS = (m.Submit, m.Task, m.Result, m.Outcome)
+_FUNCTION_CARRIERS = (m.Submit, m.Task)
 
 
 def _check(message: m.AnyMessage) -> None:
@@ -204,7 +205,7 @@ def _resolve(batch: list[m.AnyMessage], blobs: Sequence[m.Blob]) -> None:
         for position, payload in enumerate(payloads):
             if type(payload) is not bytes:
                 payloads[position] = blob(payload)
-        if isinstance(message, m.Submit | m.Task) and type(message.function) is not bytes:
+        if isinstance(message, _FUNCTION_CARRIERS) and type(message.function) is not bytes:
             msgspec.structs.force_setattr(message, "function", blob(message.function))
     if unused:
         raise ProtocolError("malformed", f"{len(unused)} frames that no message names")
@@ -212,9 +213,12 @@ def _resolve(batch: list[m.AnyMessage], blobs: Sequence[m.Blob]) -> None:
 
 def _refuse_references(batch: list[m.AnyMessage]) -> None:
     for message in batch:
-        if isinstance(message, _CARRIERS):
-            named = any(type(payload) is not bytes for payload in message.payloads)
-            if named or (isinstance(message, m.Submit | m.Task) and type(message.function) is not bytes):
+        if not isinstance(message, _CARRIERS):
+            continue
+        if isinstance(message, _FUNCTION_CARRIERS) and type(message.function) is not bytes:
+            raise ProtocolError("malformed", "a function names a frame that is not there")
+        for payload in message.payloads:
+            if type(payload) is not bytes:
                 raise ProtocolError("malformed", "a payload names a frame that is not there")
 
 

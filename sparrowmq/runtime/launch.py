@@ -1,14 +1,19 @@
 """What a launcher and its owner say to each other: one line of JSON each, on standard input and output.
 
-Owns: the specification of a local cluster, the orders to its launcher, and the launcher's reports. Must not
+Owns: the specification of a local cluster, where its sockets are, the orders to its launcher, and the launcher's reports. Must not
 know: who acts on them.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Final
+
 import msgspec
 
 from sparrowmq.settings import LogSettings, SchedulerSettings, StoreSettings, WorkerSettings
+
+SOCKET_PATH_CHARS_MAX: Final = 90  # a Unix socket's path has at most 107, its ending included
 
 
 class LaunchSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,3 +58,17 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     error: str = ""
     hint: str = ""
     exit_code: int = 0
+
+
+def nearby(settings: SchedulerSettings, path: Path) -> SchedulerSettings:
+    """Return the settings with Unix sockets at ``path`` where the default, a loopback port, was not changed.
+
+    All of a local cluster is on this machine, where Unix sockets are faster and only their owner can open them.
+    """
+    default = SchedulerSettings()
+    if len(str(path)) > SOCKET_PATH_CHARS_MAX or (settings.bind_workers, settings.bind_clients) != (
+        default.bind_workers,
+        default.bind_clients,
+    ):
+        return settings
+    return msgspec.structs.replace(settings, bind_workers=f"ipc://{path}-w", bind_clients=f"ipc://{path}-c")

@@ -27,7 +27,7 @@ import msgspec
 from sparrowmq import ids
 from sparrowmq.errors import SparrowError, Unavailable
 from sparrowmq.executor import linux
-from sparrowmq.runtime.launch import LaunchSpec, Order, Report
+from sparrowmq.runtime.launch import LaunchSpec, Order, Report, nearby
 
 if TYPE_CHECKING:
     from sparrowmq.store.embedded import EmbeddedServer
@@ -176,7 +176,8 @@ class Launcher:
 
             spec = self._spec
             if role == "scheduler":
-                status = roles.run_scheduler(spec.scheduler, self._store, spec.log, id=identity)
+                settings = nearby(spec.scheduler, Path(spec.directory, identity))
+                status = roles.run_scheduler(settings, self._store, spec.log, id=identity)
             else:
                 status = roles.run_worker(spec.worker, self._store, spec.log, id=identity)
         except BaseException:

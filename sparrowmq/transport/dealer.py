@@ -27,8 +27,8 @@ from sparrowmq.transport.link import (
     STRIKES_MAX,
     LinkOptions,
     Monitor,
+    Reader,
     apply_options,
-    drain,
     receive_blobs,
     send_parts,
 )
@@ -77,6 +77,7 @@ class Dealer:
         self._unsent: list[Sequence[m.AnyMessage]] | None = []  # None once there is something to send to
         self._socket = cast("zmq.Socket[bytes]", context.socket(zmq.DEALER))
         apply_options(self._socket, options)
+        self._reader = Reader(loop, self._socket, self._take, copy=False)
         self._socket.set(zmq.RECONNECT_IVL, _NEVER_MS)
         self._socket.set(zmq.CONNECT_TIMEOUT, round(options.connect_timeout_s * 1000))
         self._monitor = Monitor(context, self._socket, _CONNECTED | _CLOSED | _DISCONNECTED | _FAILED)
@@ -182,7 +183,7 @@ class Dealer:
 
     def _on_readable(self) -> bool:
         """Take what has arrived, up to a bound; return whether more may be there."""
-        return self._strikes < STRIKES_MAX and drain(self._socket, self._take, copy=False)
+        return self._strikes < STRIKES_MAX and self._reader.read()
 
     def _take(self, body: zmq.Frame) -> bool:
         """Take the message that starts with this frame; return whether to go on."""

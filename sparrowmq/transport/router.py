@@ -27,8 +27,8 @@ from sparrowmq.transport.link import (
     STRIKES_MAX,
     LinkOptions,
     Monitor,
+    Reader,
     apply_options,
-    drain,
     receive_blobs,
     send_parts,
 )
@@ -84,6 +84,7 @@ class Router:
         self._socket = cast("zmq.Socket[bytes]", context.socket(zmq.ROUTER))
         apply_options(self._socket, options or LinkOptions())
         self._socket.set(zmq.ROUTER_MANDATORY, 1)
+        self._reader = Reader(loop, self._socket, self._take, copy=True)
         self._socket.set(zmq.BACKLOG, _BACKLOG)
         self._monitor = Monitor(context, self._socket, _ACCEPTED | _DISCONNECTED | _FAILED | _FAILED_AUTH)
         self._closed = False
@@ -141,7 +142,7 @@ class Router:
 
     def _on_readable(self) -> bool:
         """Take what has arrived, up to a bound; return whether more may be there."""
-        more = drain(self._socket, self._take, copy=True)
+        more = self._reader.read()
         self._report_losses(time.monotonic() if more else float("inf"))
         return more
 

@@ -57,9 +57,7 @@ class Submitter:
         return self._send(submission.call(self._spec, fn, args, kwargs))[0]
 
     @overload
-    def map(
-        self, fn: Callable[..., T], /, *iterables: Iterable[Any], **options: Unpack[JobOptions]
-    ) -> Job[T]: ...
+    def map(self, fn: Callable[..., T], /, *iterables: Iterable[Any], **options: Unpack[JobOptions]) -> Job[T]: ...
     @overload
     def map(self, fn: str, /, *iterables: Iterable[Any], **options: Unpack[JobOptions]) -> Job[Any]: ...
     def map(

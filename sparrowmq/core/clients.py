@@ -75,7 +75,9 @@ class Clients:
         if known is not None:
             self._outcomes.abort(now, known, "its client has resubmitted it")
         job = Job(submit, client.id, now)
-        job.spec = msgspec.structs.replace(submit.spec, policy=canonical(submit.spec.policy))
+        policy = canonical(submit.spec.policy)
+        if policy != submit.spec.policy:
+            job.spec = msgspec.structs.replace(submit.spec, policy=policy)
         state.jobs[job.id] = job
         client.jobs.add(job.id)
         state.tasks += job.tasks

@@ -18,6 +18,7 @@ from sparrowmq.protocol import messages as m
 
 UNPLACED: Final = 100
 LAUNCHED: Final = 101
+QUANTILES: Final = 1000  # of its times, that a finished job keeps
 ABSENT: Final = 255  # not part of this submission: it was over before the fail-over
 
 
@@ -166,6 +167,17 @@ class Job:
         self.launched -= launched
         self.unplaced -= len(fresh) - launched
         return fresh, workers
+
+    def release(self) -> None:
+        """The job is over: keep only what its ledger needs, at most QUANTILES samples of each distribution."""
+        self.state, self.attempts, self.place = bytearray(), [], []
+        self._payloads, self._fresh, self.function = [], [], b""
+        self.stories.clear()
+        self.workers.clear()
+        self.function_at.clear()
+        for samples in (self.queueing_s, self.service_s):
+            if len(samples) > QUANTILES:
+                samples[:] = array("f", sorted(samples)[:: -(-len(samples) // QUANTILES)])
 
     def launched_on(self, worker: str) -> list[int]:
         """Return the tasks that are launched on ``worker``."""

@@ -328,15 +328,7 @@ class NodeMonitor:
             slot.request = 0
 
     def _on_cancel(self, now: float, link: Link, message: m.Cancel) -> None:
-        self.place.queue.remove(
-            lambda entry: (
-                entry.tasks is None
-                and entry.job == message.job
-                and entry.scheduler == link.scheduler
-                and entry.epoch <= message.epoch
-                and entry.round <= message.round
-            )
-        )
+        self.place.queue.cancel(link.scheduler, message.job, message.epoch, message.round)
 
     def _on_recall(self, now: float, link: Link, message: m.Recall) -> None:
         self.place.recall(link.scheduler, message)
@@ -352,7 +344,9 @@ class NodeMonitor:
 
     def _feed(self) -> None:
         """Give every slot that is free, or about to be, the next thing in the queue."""
-        if self.draining or self._unacknowledged() > self.settings.limits.unacked_bytes:
+        if self.draining or self.place.queue.head() is None:
+            return
+        if self._unacknowledged() > self.settings.limits.unacked_bytes:
             return
         for slot in self.place.slots:
             while slot.ready and not slot.request:
@@ -391,9 +385,7 @@ class NodeMonitor:
         link = self.links.get(batch.scheduler)
         if link is None:
             return 0.0  # its scheduler is gone for good, and its client has moved the job elsewhere
-        result = m.Result(
-            link.outbox.next_seq, batch.job, batch.epoch, indices, attempts, statuses, us, payloads
-        )
+        result = m.Result(link.outbox.next_seq, batch.job, batch.epoch, indices, attempts, statuses, us, payloads)
         self._send(link, link.outbox.put(result, sum(map(len, payloads)) + 16 * len(indices)))
         return link.rtt_s
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from sparrowmq.core import report
 from sparrowmq.core.effects import Exit
 from sparrowmq.core.job import Job
-from sparrowmq.core.peers import Client
+from sparrowmq.core.peers import Client, Finished
 from sparrowmq.core.placer import Placer
 from sparrowmq.core.state import State
 from sparrowmq.protocol import messages as m
@@ -117,7 +116,8 @@ class Outcomes:
             client.jobs.discard(job.id)
         state.tasks -= job.tasks
         state.bytes -= job.bytes
-        state.finished.append(report.job_status(job, how, now + state.unix_offset_s, now, detail))
+        job.release()
+        state.finished.append(Finished(job, how, now, detail))
         self.leave_if_drained()
 
     def leave_if_drained(self) -> None:

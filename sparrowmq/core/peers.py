@@ -1,6 +1,6 @@
-"""A scheduler's records of its peers.
+"""A scheduler's records of its peers, and of what it once did for them.
 
-Owns: what a scheduler remembers of each worker and client. Must not know: what it decides from that.
+Owns: what a scheduler remembers of each worker, client and finished job. Must not know: what it decides from that.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sparrowmq.core.effects import Peer
+from sparrowmq.core.job import Job
 from sparrowmq.core.outbox import Outbox
 from sparrowmq.protocol import messages as m
 
@@ -48,6 +49,16 @@ class Client:
     outbox: Outbox[m.Outcome] = field(default_factory=Outbox)
     starved: bool = False  # without credit: some of its tasks were refused to a request
     gone_at: float | None = None
+
+
+@dataclass(slots=True)
+class Finished:
+    """A job that is over, for `job list`. ``how``: "done" or "cancelled"; ``detail``: why, where that needs saying."""
+
+    job: Job
+    how: str
+    ended_at: float
+    detail: str
 
 
 @dataclass(slots=True)

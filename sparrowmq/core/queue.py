@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from sparrowmq.protocol import messages as m
+
+_CANCELLED_MIN: Final = 64
 
 
 @dataclass(slots=True, eq=False)
@@ -58,6 +61,8 @@ class Queue:
     parked: dict[str, deque[Entry]] = field(default_factory=dict)
     reservations: int = 0
     tasks: int = 0
+    _of_job: dict[str, list[Entry]] = field(default_factory=dict)
+    _cancelled: int = 0  # entries that a cancel has emptied and that still stand in the queue
 
     def __len__(self) -> int:
         return len(self.entries) + sum(map(len, self.parked.values()))
@@ -74,6 +79,7 @@ class Queue:
             entries.appendleft(entry)
         else:
             entries.append(entry)
+        self._of_job.setdefault(entry.job, []).append(entry)
         self._count(entry, entry.count)
 
     def head(self) -> Entry | None:
@@ -82,8 +88,15 @@ class Queue:
         while entries:
             if entries[0].count:
                 return entries[0]
-            entries.popleft()
+            self._forget(entries.popleft())
         return None
+
+    def _forget(self, entry: Entry) -> None:
+        """The entry has left the queue."""
+        of_job = self._of_job[entry.job]
+        of_job.remove(entry)
+        if not of_job:
+            del self._of_job[entry.job]
 
     def take(self, entry: Entry, count: int) -> None:
         """Note that ``count`` reservations of this entry have been requested."""
@@ -105,14 +118,33 @@ class Queue:
         """This scheduler answers again: its entries have waited long, they go first."""
         self.entries.extendleft(reversed(self.parked.pop(scheduler, deque())))
 
+    def cancel(self, scheduler: str, job: str, epoch: int, round: int) -> None:
+        """Drop the reservations of this job up to ``round`` (and of epochs before).
+
+        There is a cancel for most jobs: it costs the entries of its job only. Emptied entries leave when they reach
+        the head, or all together once they are the most of the queue.
+        """
+        for entry in self._of_job.get(job, ()):
+            mine = entry.scheduler == scheduler and entry.epoch <= epoch and entry.round <= round
+            if mine and entry.tasks is None and entry.count:
+                self.take(entry, entry.count)
+                self._cancelled += 1
+        if self._cancelled > max(_CANCELLED_MIN, len(self) // 2):
+            self._cancelled = 0
+            self._keep(lambda entry: entry.count > 0)
+
+    def _keep(self, wanted: Callable[[Entry], bool]) -> None:
+        for entry in [entry for entry in self if not wanted(entry)]:
+            self._forget(entry)
+        self.entries = deque(filter(wanted, self.entries))
+        for scheduler, entries in self.parked.items():
+            self.parked[scheduler] = deque(filter(wanted, entries))
+
     def remove(self, unwanted: Callable[[Entry], bool]) -> list[Entry]:
         """Take out every entry that is ``unwanted``, and return those with something left."""
         removed = [entry for entry in self if entry.count and unwanted(entry)]
         if removed:
-            gone = set(map(id, removed))
-            self.entries = deque(entry for entry in self.entries if id(entry) not in gone)
-            for scheduler, entries in self.parked.items():
-                self.parked[scheduler] = deque(entry for entry in entries if id(entry) not in gone)
+            self._keep(lambda entry: entry.count > 0 and not unwanted(entry))
             for entry in removed:
                 self._count(entry, -entry.count)
         return removed
@@ -120,8 +152,8 @@ class Queue:
     def pull(self, scheduler: str, job: str, epoch: int, indices: set[int] | None) -> list[tuple[int, int]]:
         """Take these pushed tasks (None: all of the job) out; return (index, attempt) of each."""
         pulled: list[tuple[int, int]] = []
-        for entry in self:
-            if entry.scheduler != scheduler or entry.job != job or entry.epoch != epoch:
+        for entry in self._of_job.get(job, ()):
+            if entry.scheduler != scheduler or entry.epoch != epoch:
                 continue
             waiting = entry.waiting()
             gone = [task for task in waiting if indices is None or task[0] in indices]

@@ -18,11 +18,12 @@ def percentile(ordered: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
 
 
-def job_status(job: Job, state: str, unix_s: float, now: float, detail: str = "") -> m.JobStatus:
-    """Return the ledger of ``job``. ``unix_s`` is the wall time of the monotonic ``now``."""
+def job_status(
+    job: Job, state: str, unix_offset_s: float, ended_at: float | None = None, detail: str = ""
+) -> m.JobStatus:
+    """Return the ledger of ``job``. ``unix_offset_s`` turns monotonic times into wall time."""
     queueing = sorted(job.queueing_s)
     service = sorted(job.service_s)
-    over = state in ("done", "cancelled")
     return m.JobStatus(
         id=job.id,
         name=job.spec.name,
@@ -34,8 +35,8 @@ def job_status(job: Job, state: str, unix_s: float, now: float, detail: str = ""
         counts=list(job.counts),
         epoch=job.epoch,
         client=job.client,
-        submitted_unix_s=unix_s - (now - job.submitted_at),
-        response_s=now - job.submitted_at if over else 0.0,
+        submitted_unix_s=unix_offset_s + job.submitted_at,
+        response_s=0.0 if ended_at is None else ended_at - job.submitted_at,
         queueing_p50_ms=percentile(queueing, 0.5) * 1e3,
         queueing_p99_ms=percentile(queueing, 0.99) * 1e3,
         service_p50_ms=percentile(service, 0.5) * 1e3,
@@ -73,16 +74,20 @@ def failure(kind: str, message: str) -> bytes:
     return msgspec.msgpack.encode({"type": kind, "message": message, "traceback": "", "pickle": None})
 
 
-def status(state: State, now: float, request: int, what: str, job_prefix: str) -> m.Status:
+def status(state: State, request: int, what: str, job_prefix: str) -> m.Status:
     """Return the answer to a query: job rows for "jobs" and "job", worker rows for "workers" and "summary"."""
     jobs: list[m.JobStatus] = []
     workers: list[m.WorkerStatus] = []
     if what in ("jobs", "job"):
-        jobs = [row for row in state.finished if row.id.startswith(job_prefix)]
+        jobs = [
+            job_status(over.job, over.how, state.unix_offset_s, over.ended_at, over.detail)
+            for over in state.finished
+            if over.job.id.startswith(job_prefix)
+        ]
         for job in state.jobs.values():
             if job.id.startswith(job_prefix):
                 how = "running" if job.ever_eligible else "waiting"
-                jobs.append(job_status(job, how, now + state.unix_offset_s, now))
+                jobs.append(job_status(job, how, state.unix_offset_s))
     elif what in ("workers", "summary"):
         left: dict[str, int] = {}
         for job in state.jobs.values():

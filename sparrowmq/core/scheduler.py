@@ -262,7 +262,7 @@ class Scheduler:
     # -- status
 
     def _on_query(self, now: float, client: Client, message: m.Query) -> None:
-        self.state.send(client.peer, report.status(self.state, now, message.request, message.what, message.job))
+        self.state.send(client.peer, report.status(self.state, message.request, message.what, message.job))
 
     def _on_subscribe(self, now: float, client: Client, message: m.Subscribe) -> None:
         key = (client.peer, message.request)
@@ -282,7 +282,7 @@ class Scheduler:
             if peer not in self.state.peers:
                 del self._subscriptions[key]
             elif due <= now:
-                self.state.send(peer, report.status(self.state, now, request, subscription.what, ""))
+                self.state.send(peer, report.status(self.state, request, subscription.what, ""))
                 self._subscriptions[key] = (subscription, now + subscription.interval_s)
         if self._subscriptions and not self._reporting:
             self._reporting = True

@@ -349,9 +349,9 @@ class Session:
         doomed = job.still_doomed()
         if doomed:
             self._cancel(job, doomed)
-            if not job.left:
-                return
-            job.submit = job.unfinished(job.submit.epoch)
+        if not job.left:
+            return
+        job.submit = job.unfinished(job.submit.epoch)
         if self._home is not None and not self._home.draining:
             job.peer = self._home.peer
             self._send(job.peer, job.submit)

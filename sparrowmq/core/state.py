@@ -11,7 +11,7 @@ from typing import Any
 
 from sparrowmq.core.effects import AnyEffect, Close, Log, Peer, Send
 from sparrowmq.core.job import Job
-from sparrowmq.core.peers import Client, Worker
+from sparrowmq.core.peers import Client, Finished, Worker
 from sparrowmq.core.timers import Timers
 from sparrowmq.protocol import messages as m
 from sparrowmq.settings import SchedulerSettings
@@ -29,7 +29,7 @@ class State:
         self.workers: dict[str, Worker] = {}
         self.clients: dict[str, Client] = {}
         self.peers: dict[Peer, Worker | Client] = {}
-        self.finished: deque[m.JobStatus] = deque(maxlen=settings.limits.finished_jobs)
+        self.finished: deque[Finished] = deque(maxlen=settings.limits.finished_jobs)
         self.counters: dict[str, int] = {}
         self.tasks = 0  # of unfinished jobs
         self.bytes = 0  # payloads of unfinished jobs and of outcomes that no client has acknowledged

@@ -72,10 +72,10 @@ class Workers:
             launched = job.launched_on(worker.id)
             # Not there: lost on the way to the worker, or its return was lost on the way here.
             missing = [index for index in launched if (index, job.attempts[index]) not in there]
-            self._outcomes.take_back(now, job, missing)
-            doomed = [index for index in launched if index in job.doomed and job.place[index] == worker.id]
+            doomed = job.doomed.intersection(launched).difference(missing)
             if doomed:  # the kill may have been lost too
-                state.send(worker.peer, m.Kill(job.id, job.epoch, doomed))
+                state.send(worker.peer, m.Kill(job.id, job.epoch, sorted(doomed)))
+            self._outcomes.take_back(now, job, missing)
         for reserved in hello.reserved:
             job = state.jobs.get(reserved.job)
             if job is None or job.epoch != reserved.epoch or not job.unplaced or not suits(job, worker):

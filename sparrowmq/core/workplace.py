@@ -262,14 +262,23 @@ class Workplace:
     def _sort_out(self, batch: Batch, kills: set[tuple[str, int, int]], reason: str) -> None:
         """Tasks that never start: killed ones are cancelled, recalled ones wait for the answer, others go back."""
         back: list[tuple[int, int]] = []
+        killed: list[tuple[int, int]] = []
         for index, attempt in zip(batch.indices, batch.attempts, strict=True):
             if (batch.job, batch.epoch, index) in kills:
-                self._report(batch, [index], [attempt], bytes([m.CANCELLED]), [0], [b""])
+                killed.append((index, attempt))
                 continue
             recall = next((r for r in self._recalls if self._concerns(r, batch) and index in r.wanted), None)
             (recall.found if recall else back).append((index, attempt))
+        self._cancelled(batch, killed)
         indices, attempts = [index for index, _ in back], [attempt for _, attempt in back]
         self._give_back(batch.scheduler, batch.job, batch.epoch, indices, attempts, reason)
+
+    def _cancelled(self, batch: Batch, tasks: list[tuple[int, int]]) -> None:
+        """Report these tasks (index, attempt) of the batch's job as cancelled; they never started."""
+        n = len(tasks)
+        if n:
+            indices, attempts = [index for index, _ in tasks], [attempt for _, attempt in tasks]
+            self._report(batch, indices, attempts, bytes([m.CANCELLED] * n), [0] * n, [b""] * n)
 
     @staticmethod
     def _concerns(recall: _Recall, batch: Batch) -> bool:
@@ -314,9 +323,8 @@ class Workplace:
     def kill(self, scheduler: str, message: m.Kill) -> None:
         """End these tasks (none named: the whole job), whether they wait or run."""
         wanted = set(message.indices) or None
-        for index, attempt in self.queue.pull(scheduler, message.job, message.epoch, wanted):
-            batch = Batch(0, scheduler, message.job, message.epoch, [index], [attempt], 0.0)
-            self._report(batch, [index], [attempt], bytes([m.CANCELLED]), [0], [b""])
+        pulled = self.queue.pull(scheduler, message.job, message.epoch, wanted)
+        self._cancelled(Batch(0, scheduler, message.job, message.epoch, [], [], 0.0), pulled)
         for slot in self.slots:
             targets = {
                 (batch.job, batch.epoch, index)

@@ -1,7 +1,7 @@
 """What a launcher and its owner say to each other: one line of JSON each, on standard input and output.
 
-Owns: the specification of a local cluster, where its sockets are, the orders to its launcher, and the launcher's reports. Must not
-know: who acts on them.
+Owns: the specification of a local cluster, where its sockets are, the orders to its launcher, and the launcher's
+reports. Must not know: who acts on them.
 """
 
 from __future__ import annotations

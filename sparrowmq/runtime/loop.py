@@ -40,6 +40,9 @@ _TIMERS_CROWD = 1024
 _RETRY_S = 0.1  # when the deadline cannot be told
 _SAME_ERROR_EVERY_S = 1.0
 _ERROR_KINDS_MAX = 64
+_events: Any = zmq.backend.Socket.get  # without the enumerations around it, which cost more than the question
+_EVENTS = int(zmq.EVENTS)
+_POLLIN = int(zmq.POLLIN)
 _READ_MASK = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
 _WRITE_MASK = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 
@@ -325,7 +328,7 @@ class Loop:
 
 def _has_messages(sock: zmq.Socket[bytes]) -> bool:
     try:
-        return bool(int(sock.get(zmq.EVENTS)) & zmq.POLLIN)
+        return bool(_events(sock, _EVENTS) & _POLLIN)
     except zmq.ZMQError:  # closed without remove(): nothing more will come
         return False
 

@@ -40,9 +40,7 @@ from sparrowmq.transport.router import Router
 PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
-def run_scheduler(
-    settings: SchedulerSettings, store: StoreSettings, log: LogSettings, *, id: str | None = None
-) -> int:
+def run_scheduler(settings: SchedulerSettings, store: StoreSettings, log: LogSettings, *, id: str | None = None) -> int:
     """Be a scheduler until it is told to end; return the process's exit status."""
     role = _Role("scheduler", id, log)
     machine = Scheduler(
@@ -216,9 +214,7 @@ class _Role:
         """Make this process known, and keep it told of the schedulers; None without a Redis."""
         if not store.url:
             return None
-        thread = StoreThread(
-            store, record=record, on_schedulers=on_schedulers, post=self.loop.post, log=logs.emit
-        )
+        thread = StoreThread(store, record=record, on_schedulers=on_schedulers, post=self.loop.post, log=logs.emit)
         thread.start()
         return thread
 

@@ -326,7 +326,7 @@ class Cluster:
     def check_rest(self) -> None:
         """No job is left, nor anything of any job."""
         for node in self.nodes.values():
-            if node.up:
+            if node.up and not node.paused:
                 invariants.check_rest(node.machine)
 
     def check_agreement(self) -> None:

@@ -30,6 +30,7 @@ from sparrowmq.transport.link import (
     Reader,
     apply_options,
     receive_blobs,
+    send_frame,
     send_parts,
 )
 
@@ -115,7 +116,7 @@ class Router:
         rid = peer[1]
         try:
             for parts in self._encoder.encode(batch):
-                self._socket.send(rid, SNDMORE)
+                send_frame(self._socket, rid, SNDMORE)
                 send_parts(self._socket, parts)
         except zmq.ZMQError:  # EHOSTUNREACH: the connection is over, whether its event has come or not
             self._lose(rid)

@@ -147,9 +147,7 @@ def test_a_crash_fails_its_own_task_only(client: Client) -> None:
     job = client.map(maybe, range(20))
     with pytest.raises(TaskCrashed, match="SIGSEGV"):
         job[5].result(TIMEOUT_S)
-    assert client.gather([future for future in job if future.index != 5], TIMEOUT_S) == [
-        n for n in range(20) if n != 5
-    ]
+    assert client.gather([future for future in job if future.index != 5], TIMEOUT_S) == [n for n in range(20) if n != 5]
 
 
 def test_a_task_that_takes_too_long_is_killed(client: Client) -> None:

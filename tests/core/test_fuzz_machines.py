@@ -26,7 +26,7 @@ from sparrowmq.settings import ClientSettings, SchedulerSettings, WorkerSettings
 from tests.support.messages import messages, visible
 
 EXAMPLES = settings(max_examples=100, derandomize=True, deadline=None)
-SEEDS = range(250)
+SEEDS = range(400)
 STEPS = 60
 HUGE = limits.INT_MAX
 ROLES = (m.WORKER, m.WORKER, m.CLIENT, m.CLIENT, "king")

@@ -19,6 +19,7 @@ LINES_PER_S: Final = 10  # log lines of one kind
 PATIENCE_S: Final = 0.002  # how long messages that nobody waits for may wait for others to the same peer
 _KINDS_MAX: Final = 256
 _PATIENT: Final = frozenset({m.Accepted, m.ResultAck, m.OutcomeAck, m.Pong})
+_HURRIED: Final = frozenset({m.Submit, m.Probe, m.Request, m.Task})
 _CUMULATIVE: Final = frozenset({m.ResultAck, m.OutcomeAck})
 
 Emit = Callable[[str, str, Mapping[str, Any]], None]
@@ -114,7 +115,7 @@ class Driver:
         deadline = machine.next_deadline()
         if deadline is not None and deadline <= now:
             machine.tick(now)
-        urgent: dict[Any, None] = {}
+        urgent: dict[Any, bool] = {}  # peers to be sent to now; whether a slot idles until they have it
         for effect in machine.take_effects():
             kind = type(effect)
             if kind is fx.Send:
@@ -123,22 +124,22 @@ class Driver:
                 self._log(now, effect.level, effect.event, effect.fields)  # type: ignore[union-attr]
             elif kind is fx.Exit:
                 self.exit_reason = effect.reason  # type: ignore[union-attr]
-                urgent.update(dict.fromkeys(self._outgoing))
+                urgent.update(dict.fromkeys(self._outgoing, False))
                 self._loop.stop()
             else:
                 if kind is fx.Close:
                     self._flush(effect.peer)  # type: ignore[union-attr]
                 self._perform[kind](effect)
-        for peer in urgent:
+        for peer in sorted(urgent, key=urgent.__getitem__, reverse=True):
             self._flush(peer)
         for peer in [peer for peer, when in self._patient.items() if when <= now]:
             self._flush(peer)
 
-    def _post(self, now: float, peer: Any, message: m.AnyMessage, urgent: dict[Any, None]) -> None:
+    def _post(self, now: float, peer: Any, message: m.AnyMessage, urgent: dict[Any, bool]) -> None:
         batch = self._outgoing.setdefault(peer, [])
         kind = type(message)
         if kind not in _PATIENT:
-            urgent[peer] = None
+            urgent[peer] = kind in _HURRIED or urgent.get(peer, False)
         elif batch and kind is type(batch[-1]) and kind in _CUMULATIVE:
             batch[-1] = message
             return

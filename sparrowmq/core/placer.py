@@ -59,6 +59,7 @@ class Placer:
                 if worker.peer is not None
                 and not worker.draining
                 and worker.full_until <= now
+                and worker.hello.slots > 0
                 and python in ("", worker.hello.python)
             ]
             self._eligible[python] = found

@@ -129,7 +129,7 @@ def _check_not_stuck(scheduler: Scheduler, job: Job) -> None:
     usable = [
         worker.id
         for worker in state.workers.values()
-        if worker.peer is not None and not worker.draining and worker.full_until <= now
+        if worker.peer is not None and not worker.draining and worker.full_until <= now and worker.hello.slots > 0
         and job.spec.python in ("", worker.hello.python)
     ]  # fmt: skip
     sampling = placer._sampling.get(job.id)

@@ -169,3 +169,10 @@ def test_the_function_goes_once_to_each_worker() -> None:
         world.placer.requested(record, world.workers["w0"], m.Request(number, "a", 0, 1, 1), True)
     functions = [message.function for _, message in world.emitted if isinstance(message, m.Task)]
     assert functions == [b"function", b""]
+
+
+def test_a_worker_without_slots_gets_nothing() -> None:
+    world = World(2)
+    world.join(slots=0)
+    world.placer.place(0.0, job(3))
+    assert set(world.probes()) == {"to w0", "to w1"}

@@ -80,6 +80,10 @@ class Workplace:
         """Return how many slots are busy: running something or waiting for an answer."""
         return sum(1 for slot in self.slots if slot.held_count or slot.request)
 
+    def expecting(self) -> bool:
+        """Whether an answer is due and nothing runs: a slot idles until it comes."""
+        return any(slot.request for slot in self.slots) and not any(slot.held_count for slot in self.slots)
+
     def waiting(self) -> int:
         """Return the length of the queue as a load probe reports it: reservations and pushed tasks."""
         return self.queue.reservations + self.queue.tasks

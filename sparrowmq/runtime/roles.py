@@ -85,6 +85,8 @@ def run_scheduler(settings: SchedulerSettings, store: StoreSettings, log: LogSet
     logs.emit("info", "listening", {"workers": record.address_workers, "clients": record.address_clients})
     registrar = role.register(store, record, None)
 
+    role.loop.expecting = lambda: 0 < machine.state.tasks <= 2
+
     def drain() -> None:
         if registrar is not None:
             registrar.stop(timeout_s=0.0)  # withdrawn beside this thread
@@ -178,6 +180,7 @@ def run_worker(settings: WorkerSettings, store: StoreSettings, log: LogSettings,
             registrar.update(msgspec.structs.replace(record, schedulers=connected))
 
     role.loop.on_turn.append(tell_connected)
+    role.loop.expecting = lambda: machine.place.expecting()
     machine.start(role.loop.now())
 
     def drain() -> None:

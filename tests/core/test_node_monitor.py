@@ -598,3 +598,17 @@ def test_a_drain_ends_once_at_its_deadline_at_the_latest(done: bool) -> None:
     world.wait(0.5)
     exits = [effect for effect in world.said() if isinstance(effect, fx.Exit)]
     assert exits == ([] if done else [fx.Exit("the drain's deadline has passed")])
+
+
+def test_an_answer_is_expected_only_while_a_slot_idles_for_it_and_nothing_runs() -> None:
+    world = World(slots=2)
+    assert not world.machine.place.expecting()
+    world.hear(m.Probe("a", 0, 1, 1))
+    world.said()
+    assert world.machine.place.expecting()
+    world.hear(task(1, [0]))
+    world.said()
+    assert not world.machine.place.expecting()
+    world.hear(m.Probe("b", 0, 1, 1))
+    world.said()
+    assert not world.machine.place.expecting()  # the other slot runs something

@@ -357,3 +357,20 @@ def test_signals_run_in_the_loop_between_callbacks(loop: Loop) -> None:
     loop.close()
     assert signal.getsignal(signal.SIGUSR1) is before
     assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_a_loop_that_expects_an_answer_takes_it_and_sleeps_when_it_does_not_come(loop: Loop) -> None:
+    reader, writer = socket.socketpair()
+    read: list[bytes] = []
+    loop.add_fd(reader.fileno(), lambda: read.append(reader.recv(100)))
+    loop.expecting = lambda: True
+    writer.send(b"now")
+    run_until(loop, lambda: read)
+    turns = loop.turns
+    loop.call_later(0.05, lambda: writer.send(b"later"))
+    run_until(loop, lambda: len(read) == 2)
+    assert read == [b"now", b"later"]
+    assert loop.turns - turns < 20
+    loop.remove(reader.fileno())
+    reader.close()
+    writer.close()

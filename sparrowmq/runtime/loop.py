@@ -35,9 +35,9 @@ OnReadable = Callable[[], object]
 # (name of the callback, its exception, how many alike went unreported since the last report)
 OnError = Callable[[str, Exception, int], None]
 
-# How long a loop that is `expecting` looks for events before it sleeps. To be woken from an idle processor costs about as
-# much as the work that follows. Only a loop that knows of nothing else to run does it: where processors are busy, looking
-# takes them from those who work (measured: a fifth of the throughput of CPU-bound tasks).
+# How long a loop that is `expecting` looks for events before it sleeps. To be woken from an idle processor costs about
+# as much as the work that follows. Only a loop that knows of nothing else to run does it: where processors are busy,
+# looking takes them from those who work (measured: a fifth of the throughput of CPU-bound tasks).
 LOOK_S = 0.0002
 _EVENTS_MAX = 256  # ready descriptors taken in one turn; the rest comes in the next
 _WAIT_MAX_S = 3600.0

@@ -36,6 +36,8 @@ def up(options: Globals, workers: int, slots: int, schedulers: int, detach: bool
 
     In the foreground it runs until Ctrl-C. The other commands find it by themselves.
     """
+    import msgspec
+
     from sparrowmq import local
     from sparrowmq.runtime import state
 
@@ -43,6 +45,9 @@ def up(options: Globals, workers: int, slots: int, schedulers: int, detach: bool
     path = state.state_path()
     if state.read(path) is not None:
         raise state.already_running(path)
+    log = loaded.log
+    if not detach and sys.stderr.isatty() and loaded.sources["log.level"] == "default":
+        log = msgspec.structs.replace(log, level="warning")  # this terminal is for people: no line for each connection
     begin = time.monotonic()
     cluster = local.LocalCluster(
         workers,
@@ -52,7 +57,7 @@ def up(options: Globals, workers: int, slots: int, schedulers: int, detach: bool
         worker=loaded.worker,
         store=loaded.store,
         security=loaded.security,
-        log=loaded.log,
+        log=log,
         log_path=path.with_name("cluster.log") if detach else local.STANDARD_ERROR,
         restart=True,
         detached=detach,

@@ -21,7 +21,7 @@ def as_json(value: object) -> None:
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """Return ``rows`` below their headers, numbers to the right; a column is named by its key."""
-    cells = [[cell(row.get(column, "")) for column in columns] for row in rows]
+    cells = [[_cell(column, row.get(column, "")) for column in columns] for row in rows]
     heads = [column.replace("_", " ") for column in columns]
     widths = [max([len(head), *(len(row[i]) for row in cells)]) for i, head in enumerate(heads)]
     right = [all(isinstance(row.get(column), int | float) for row in rows) and bool(rows) for column in columns]
@@ -31,6 +31,10 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
         return "  ".join(padded).rstrip()
 
     return "\n".join([line(heads), *(line(row) for row in cells)])
+
+
+def _cell(column: str, value: object) -> str:
+    return str(value) if column == "pid" else cell(value)  # to be pasted into `kill`
 
 
 def cell(value: object) -> str:

@@ -137,6 +137,7 @@ class Placer:
         if request and job.unplaced and worker.id not in job.reserved:
             renew = min(len(taken), job.unplaced)
             job.reserve(worker.id, renew)
+            job.probes -= renew  # it rides with the tasks: no probe is sent for it
         function: m.Payload = b""
         if worker.id not in job.function_at:
             job.function_at.add(worker.id)

@@ -18,7 +18,7 @@ from sparrowmq.runtime.loop import Loop
 LINES_PER_S: Final = 10  # log lines of one kind
 PATIENCE_S: Final = 0.002  # how long messages that nobody waits for may wait for others to the same peer
 _KINDS_MAX: Final = 256
-_PATIENT: Final = frozenset({m.Accepted, m.ResultAck, m.OutcomeAck, m.Pong})
+_PATIENT: Final = frozenset({m.Accepted, m.ResultAck, m.OutcomeAck})
 _HURRIED: Final = frozenset({m.Submit, m.Probe, m.Request, m.Task})
 _CUMULATIVE: Final = frozenset({m.ResultAck, m.OutcomeAck})
 

@@ -43,6 +43,7 @@ _DISCONNECTED = int(zmq.EVENT_DISCONNECTED)
 _LAST_WORDS_S = 0.05  # under load: how long a lost peer's last messages may take to be reached
 _REMEMBERED_MAX = 4096  # strangers with strikes, and peers to be ignored
 _BACKLOG = 4096  # everybody comes at once after a restart; with ZeroMQ's 100 some wait a second for TCP to retry
+_PORT_MAX = 65_535
 _ID_BYTES = 5  # of a routing id that ROUTER made: a zero byte and a 32-bit count
 
 
@@ -68,6 +69,7 @@ class Router:
         options: LinkOptions | None = None,
     ) -> None:
         """Raise ConfigError when ``bind_address`` cannot be listened on."""
+        _check_port(bind_address)
         self.counters = {"accepted": 0, "handshake_failed": 0, "unheard": 0, "bad": 0, "ignored": 0, "lost": 0}
         self._loop = loop
         self._on_batch = on_batch
@@ -259,6 +261,16 @@ class Router:
         if self._owners.get(descriptor) == rid:
             del self._owners[descriptor]
         return self._peers.pop(rid, None)
+
+
+def _check_port(address: str) -> None:
+    """Refuse what ZeroMQ would take modulo 65,536."""
+    port = address.rpartition(":")[2]
+    if address.startswith("tcp://") and port != "*" and not (port.isdecimal() and int(port) <= _PORT_MAX):
+        raise ConfigError(
+            f"cannot listen on {address}: expected a port from 0 to {_PORT_MAX:,}, got {port!r}",
+            hint="port 0 takes any free port",
+        )
 
 
 def _descriptor(frame: zmq.Frame) -> int:

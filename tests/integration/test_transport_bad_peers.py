@@ -126,6 +126,12 @@ def test_an_address_in_use_is_a_clear_error(net: Net) -> None:
             net.listen(net.router.address)
 
 
+@pytest.mark.parametrize("port", ["99999", "-1", "abc", ""])
+def test_a_port_that_is_none_is_a_clear_error(tcp: Net, port: str) -> None:
+    with pytest.raises(ConfigError, match="expected a port from 0 to 65,535"):
+        tcp.listen(f"tcp://127.0.0.1:{port}")
+
+
 # Peers that do not keep to the protocol.
 
 

@@ -38,7 +38,7 @@ OnError = Callable[[str, Exception, int], None]
 # How long a loop that is `expecting` looks for events before it sleeps. To be woken from an idle processor costs about
 # as much as the work that follows. Only a loop that knows of nothing else to run does it: where processors are busy,
 # looking takes them from those who work (measured: a fifth of the throughput of CPU-bound tasks).
-LOOK_S = 0.0002
+LOOK_S = 0.0005
 _EVENTS_MAX = 256  # ready descriptors taken in one turn; the rest comes in the next
 _WAIT_MAX_S = 3600.0
 _TIMERS_CROWD = 1024

@@ -26,6 +26,12 @@ ATTEMPTS_MAX: Final = 100
 INVENTORY_MAX: Final = 200_000  # entries of a hello
 STATUS_ROWS_MAX: Final = 50_000  # jobs or workers in one status
 COUNTERS_MAX: Final = 1024  # named counters in one status
+TASK_ROWS_MAX: Final = 1000  # tasks in one status
+EVENTS_MAX: Final = 1000  # of one task in a status
+FAILURE_BYTES_MAX: Final = 64 * 1024  # of one failed task's payload in a status
+RETRIES_MAX: Final = 100
+RETRY_ON_MAX: Final = 32  # names of exceptions
+OUTPUT_BYTES_MAX: Final = 64 * 1024  # of a task's output in one message
 
 
 class SchedulerLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

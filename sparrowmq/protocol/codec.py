@@ -88,6 +88,8 @@ def check_submit(submit: m.Submit) -> None:
     _at_most(limits.TASKS_PER_JOB_MAX, submit.count, "tasks in one job", "split the job")
     for field in ("name", "policy", "python"):
         _check_text(field, getattr(submit.spec, field))
+    for name in submit.spec.retry_on:
+        _check_text("retry_on", name)
     _at_most(limits.FRAME_BYTES_MAX, len(submit.function), "bytes of the function", _BY_REFERENCE)
     sizes = [len(payload) for payload in submit.payloads]
     largest = max(sizes, default=0)
@@ -155,7 +157,7 @@ def _check(message: m.AnyMessage) -> None:
         result = cast(m.Result, message)
         n = len(result.indices)
         ok = n == len(result.attempts) == len(result.statuses) == len(result.service_us) == len(result.payloads)
-        ok = ok and (n == 0 or max(result.statuses) <= m.LOST)
+        ok = ok and (n == 0 or max(result.statuses) <= m.RETRY)
     elif kind is m.Task:
         task = cast(m.Task, message)
         n = len(task.indices)

@@ -1,7 +1,8 @@
 """What the parts say to each other: one frozen Struct a message, a positional msgpack array on the wire.
 
-Owns: the messages, their fields and their integer tags. Must not know: bytes (codec.py), sockets, or what
-a machine does with a message. docs/protocol.md is the same in prose, for clients in other languages.
+Owns: the messages, their fields and their integer tags; the records inside them stand in records.py and can be
+had from here, too. Must not know: bytes (codec.py), sockets, or what a machine does with a message.
+docs/protocol.md is the same in prose, for clients in other languages.
 
 Conventions. ``job`` is a job id and ``epoch`` its generation (raised at each fail-over, DESIGN rule 7).
 ``indices`` are task numbers within the job, ``attempts`` the launch numbers beside them. ``payloads`` hold
@@ -17,20 +18,98 @@ import msgspec
 from msgspec import Meta
 
 from sparrowmq import limits
+from sparrowmq.protocol.records import (
+    CALL as CALL,
+)
+from sparrowmq.protocol.records import (
+    CANCELLED as CANCELLED,
+)
+from sparrowmq.protocol.records import (
+    COMMAND as COMMAND,
+)
+from sparrowmq.protocol.records import (
+    FAILED as FAILED,
+)
+from sparrowmq.protocol.records import (
+    LOST as LOST,
+)
+from sparrowmq.protocol.records import (
+    PYTHON as PYTHON,
+)
+from sparrowmq.protocol.records import (
+    RETRY as RETRY,
+)
+from sparrowmq.protocol.records import (
+    SLEEP as SLEEP,
+)
+from sparrowmq.protocol.records import (
+    STATUS_NAMES as STATUS_NAMES,
+)
+from sparrowmq.protocol.records import (
+    SUCCEEDED as SUCCEEDED,
+)
+from sparrowmq.protocol.records import (
+    TIMED_OUT as TIMED_OUT,
+)
+from sparrowmq.protocol.records import (
+    Amount as Amount,
+)
+from sparrowmq.protocol.records import (
+    Attempt as Attempt,
+)
+from sparrowmq.protocol.records import (
+    Attempts as Attempts,
+)
+from sparrowmq.protocol.records import (
+    Count as Count,
+)
+from sparrowmq.protocol.records import (
+    Detail as Detail,
+)
+from sparrowmq.protocol.records import (
+    Durations as Durations,
+)
+from sparrowmq.protocol.records import (
+    Event as Event,
+)
+from sparrowmq.protocol.records import (
+    Held as Held,
+)
+from sparrowmq.protocol.records import (
+    Index as Index,
+)
+from sparrowmq.protocol.records import (
+    Indices as Indices,
+)
+from sparrowmq.protocol.records import (
+    JobSpec as JobSpec,
+)
+from sparrowmq.protocol.records import (
+    JobStatus as JobStatus,
+)
+from sparrowmq.protocol.records import (
+    Reserved as Reserved,
+)
+from sparrowmq.protocol.records import (
+    Statuses as Statuses,
+)
+from sparrowmq.protocol.records import (
+    Stream as Stream,
+)
+from sparrowmq.protocol.records import (
+    TaskCount as TaskCount,
+)
+from sparrowmq.protocol.records import (
+    TaskStatus as TaskStatus,
+)
+from sparrowmq.protocol.records import (
+    Text as Text,
+)
+from sparrowmq.protocol.records import (
+    WorkerStatus as WorkerStatus,
+)
 
 PROTOCOL: Final = 1
-
-Text = Annotated[str, Meta(max_length=limits.TEXT_CHARS_MAX)]
-Detail = Annotated[str, Meta(max_length=limits.DETAIL_CHARS_MAX)]
-Count = Annotated[int, Meta(ge=0, le=limits.INT_MAX)]
-TaskCount = Annotated[int, Meta(ge=1, le=limits.TASKS_PER_JOB_MAX)]
-Index = Annotated[int, Meta(ge=0, lt=limits.TASKS_PER_JOB_MAX)]
-Indices = Annotated[list[Index], Meta(max_length=limits.TASKS_PER_JOB_MAX)]
-Attempt = Annotated[int, Meta(ge=0, le=limits.INT_MAX)]
-Attempts = Annotated[list[Attempt], Meta(max_length=limits.TASKS_PER_JOB_MAX)]
-Durations = Annotated[list[Count], Meta(max_length=limits.TASKS_PER_JOB_MAX)]
-Amount = Annotated[float, Meta(ge=0.0, le=float(limits.INT_MAX))]  # the bounds keep NaN and infinity out
-Statuses = Annotated[bytes, Meta(max_length=limits.TASKS_PER_JOB_MAX)]
 
 
 class Blob:
@@ -53,53 +132,9 @@ else:  # on the wire a blob is the number of its frame
 
 Payloads = Annotated[list[Payload], Meta(max_length=limits.TASKS_PER_JOB_MAX)]
 
-# Task kinds: how a slot reads a task's payload.
-PYTHON: Final = 0  # cloudpickled callable; payload: pickle of (args, kwargs); result: pickle
-CALL: Final = 1  # function is the text "module:function"; payload: msgpack [args, kwargs]; result: msgpack
-COMMAND: Final = 2  # payload: msgpack {argv, ...}; result: msgpack [status, stdout, stderr]
-SLEEP: Final = 3  # payload: msgpack seconds; result: msgpack nil
-
-# How a task ended. Final once reported.
-SUCCEEDED: Final = 0
-FAILED: Final = 1  # it raised, its process crashed, or its command returned another status than 0
-TIMED_OUT: Final = 2
-CANCELLED: Final = 3
-LOST: Final = 4  # its workers died max_attempts times
-STATUS_NAMES: Final = ("succeeded", "failed", "timed_out", "cancelled", "lost")
-
 # Roles of a connection's sender.
 CLIENT: Final = "client"
 WORKER: Final = "worker"
-
-
-class JobSpec(msgspec.Struct, frozen=True, array_like=True):
-    """What is the same for all tasks of a job."""
-
-    kind: Annotated[int, Meta(ge=PYTHON, le=SLEEP)] = PYTHON
-    name: Text = ""
-    policy: Text = "late-binding"
-    probe_ratio: Annotated[float, Meta(ge=1.0, le=limits.PROBE_RATIO_MAX)] = 2.0
-    timeout_s: Annotated[float, Meta(ge=0.0, le=limits.TIMEOUT_S_MAX)] = 0.0  # 0: no timeout
-    max_attempts: Annotated[int, Meta(ge=1, le=limits.ATTEMPTS_MAX)] = 3  # worker deaths before a task is lost
-    python: Text = ""  # "3.11": only workers of this minor version can load the pickles; "" means any
-
-
-class Reserved(msgspec.Struct, frozen=True, array_like=True):
-    """Inventory: reservations of one job and round that wait in the sender's queue."""
-
-    job: Text
-    epoch: Count
-    round: Count
-    count: Count
-
-
-class Held(msgspec.Struct, frozen=True, array_like=True):
-    """Inventory: attempts of one job that the sender holds: queued, running, or ended and not yet acknowledged."""
-
-    job: Text
-    epoch: Count
-    indices: Indices
-    attempts: Attempts
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -146,7 +181,7 @@ class Submit(Message, frozen=True, tag=4):
     """A job. ``indices`` empty means 0..count-1; otherwise the unfinished ones of a resubmission.
 
     ``deaths`` (empty: all 0) carries how many workers each task has already lost, so that the bound
-    survives a fail-over.
+    survives a fail-over. ``detached``: the job outlives its client; nobody is sent its outcomes.
     """
 
     job: Text
@@ -157,6 +192,7 @@ class Submit(Message, frozen=True, tag=4):
     function: Payload = b""
     indices: Indices = []
     deaths: Attempts = []
+    detached: bool = False
 
 
 class Accepted(Message, frozen=True, tag=5):
@@ -308,19 +344,30 @@ class Stale(Message, frozen=True, tag=19):
 
 
 class Kill(Message, frozen=True, tag=20):
-    """End these tasks, running ones too (``indices`` empty: all of the job). Client to scheduler to worker."""
+    """End these tasks, running ones too (``indices`` empty: all of the job). Client to scheduler to worker.
+
+    A running task is interrupted (KeyboardInterrupt; SIGTERM for a command) and has ``grace_s`` to end, then its
+    process is killed. The payload of the outcome `CANCELLED` tells which: empty (it had not started),
+    "interrupted" or "killed".
+    """
 
     job: Text
     epoch: Count
     indices: Indices = []
+    grace_s: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 0.0
 
 
 class Query(Message, frozen=True, tag=21):
-    """Ask for a `Status` once. ``what``: "summary", "workers", "jobs", "job" (with ``job``: an id or its prefix)."""
+    """Ask for a `Status` once.
+
+    ``what``: "summary", "workers", "jobs", "job" (with ``job``: an id or its prefix), "tasks" (with a full id and
+    ``indices``) or "failures" (with a full id: the first tasks that did not succeed).
+    """
 
     request: Count
     what: Text
     job: Text = ""
+    indices: Annotated[list[Index], Meta(max_length=limits.TASK_ROWS_MAX)] = []
 
 
 class Subscribe(Message, frozen=True, tag=22):
@@ -331,47 +378,6 @@ class Subscribe(Message, frozen=True, tag=22):
     interval_s: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 1.0
 
 
-class WorkerStatus(msgspec.Struct, frozen=True, array_like=True):
-    """One worker as one scheduler sees it."""
-
-    id: Text
-    host: Text
-    pid: Count
-    slots: Count
-    state: Text  # "alive", "draining", "lost"
-    reservations: Count  # that this scheduler has left there
-    launched: Count  # tasks of this scheduler that are there
-    done: Count
-    rtt_ms: Amount
-    package: Text
-    python: Text
-
-
-class JobStatus(msgspec.Struct, frozen=True, array_like=True):
-    """One job's ledger: tasks = unplaced + launched + succeeded + failed + timed_out + cancelled + lost."""
-
-    id: Text
-    name: Text
-    policy: Text
-    state: Text  # "waiting", "running", "done", "cancelled"
-    tasks: Count
-    unplaced: Count
-    launched: Count
-    counts: Annotated[list[Count], Meta(min_length=5, max_length=5)]  # by final status
-    epoch: Count
-    client: Text
-    submitted_unix_s: Amount
-    response_s: Amount  # 0 while unfinished
-    queueing_p50_ms: Amount  # response - service, per task, as the scheduler sees it
-    queueing_p99_ms: Amount
-    service_p50_ms: Amount
-    probes: Count
-    no_ops: Count
-    cancels: Count  # reservations withdrawn
-    relaunches: Count
-    detail: Detail = ""
-
-
 class Status(Message, frozen=True, tag=23):
     """Scheduler to client: the answer to a query or one tick of a subscription."""
 
@@ -380,6 +386,11 @@ class Status(Message, frozen=True, tag=23):
     jobs: Annotated[list[JobStatus], Meta(max_length=limits.STATUS_ROWS_MAX)] = []
     workers: Annotated[list[WorkerStatus], Meta(max_length=limits.STATUS_ROWS_MAX)] = []
     counters: Annotated[dict[Text, Count], Meta(max_length=limits.COUNTERS_MAX)] = {}
+    tasks: Annotated[list[TaskStatus], Meta(max_length=limits.TASK_ROWS_MAX)] = []
+    host: Text = ""
+    pid: Count = 0
+    package: Text = ""
+    unix_s: Amount = 0.0  # the scheduler's clock
 
 
 class Ping(Message, frozen=True, tag=24):
@@ -400,8 +411,51 @@ class Goodbye(Message, frozen=True, tag=26):
     reason: Text
 
 
+class Output(Message, frozen=True, tag=27):
+    """What a running task wrote: worker to scheduler, which keeps some of it and sends it to those who follow.
+
+    Best effort: a connection that drops loses what was under way. ``dropped``: bytes left out before these.
+    """
+
+    job: Text
+    epoch: Count
+    index: Index
+    attempt: Attempt
+    stream: Stream
+    data: Annotated[bytes, Meta(max_length=limits.OUTPUT_BYTES_MAX)]
+    dropped: Count = 0
+
+
+class Follow(Message, frozen=True, tag=28):
+    """Client to scheduler: send the `Output` of a job (a full id) that is kept and, if ``live``, what is to come."""
+
+    request: Count
+    job: Text
+    live: bool = False
+
+
+class Followed(Message, frozen=True, tag=29):
+    """The end of what was asked with `Follow`. ``state``: the job's as in its status, "" if it is not known here."""
+
+    request: Count
+    job: Text
+    state: Text = ""
+
+
+class Drain(Message, frozen=True, tag=30):
+    """Take ``worker`` (a full id) out of service: it finishes what runs, for ``grace_s`` at most, and ends.
+
+    Client to scheduler, which answers with a `Status` that has the worker's row (none: it is not known here).
+    Scheduler to worker, which hands back what it has not finished by then.
+    """
+
+    request: Count
+    worker: Text
+    grace_s: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 0.0
+
+
 AnyMessage = (
     Hello | Welcome | Refused | Submit | Accepted | Rejected | Probe | Load | Request | Task | NoOp | Cancel
     | Recall | Returned | Result | ResultAck | Outcome | OutcomeAck | Stale | Kill | Query | Subscribe | Status
-    | Ping | Pong | Goodbye
+    | Ping | Pong | Goodbye | Output | Follow | Followed | Drain
 )  # fmt: skip

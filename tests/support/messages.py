@@ -20,10 +20,14 @@ from sparrowmq.protocol import messages as m
 KINDS: tuple[type[m.AnyMessage], ...] = typing.get_args(m.AnyMessage)
 
 _JOB = "01jz0000000000000001"
-_SPEC = m.JobSpec(m.CALL, "sum", "late-binding", 1.5, 0.0, 3, "")
+_SPEC = m.JobSpec(m.CALL, "sum", "late-binding", 1.5, 0.0, 3, "", 2, 0.5, ["ValueError"], 0.95, 1.5)
 _WORKER = m.WorkerStatus("worker-1", "box", 77, 4, "alive", 2, 1, 9, 0.25, "0.1.0", "3.11")
 _JOB_STATUS = m.JobStatus(
-    _JOB, "sum", "batch", "done", 3, 0, 0, [2, 1, 0, 0, 0], 1, "client-1", 1.5e9, 0.5, 1.0, 2.0, 3.0, 6, 1, 2, 0, "x"
+    _JOB, "sum", "batch", "done", 3, 0, 0, [2, 1, 0, 0, 0], 1, "client-1", 1.5e9, 0.5, 1.0, 2.0, 3.0, 6, 1, 2, 0, "x",
+    1, 2, 3, 4, True,
+)  # fmt: skip
+_TASK_STATUS = m.TaskStatus(
+    _JOB, 5, "failed", 2, "worker-1", 1500, [m.Event(1.5e9, "launched", 2, "worker-1", "x")], b"no"
 )
 
 SAMPLES: tuple[m.AnyMessage, ...] = (
@@ -33,7 +37,7 @@ SAMPLES: tuple[m.AnyMessage, ...] = (
     ),
     m.Welcome("scheduler-1", 6, "0.1.0", ["job-a"]),
     m.Refused("version", "upgrade"),
-    m.Submit(_JOB, 1, _SPEC, 2, [b"\x01", b"\x02"], b"m:f", [0, 5], [0, 1]),
+    m.Submit(_JOB, 1, _SPEC, 2, [b"\x01", b"\x02"], b"m:f", [0, 5], [0, 1], True),
     m.Accepted(_JOB, 1, 10),
     m.Rejected(_JOB, 1, "busy", "full", 0.5),
     m.Probe(_JOB, 1, 2, 3),
@@ -49,13 +53,17 @@ SAMPLES: tuple[m.AnyMessage, ...] = (
     m.Outcome(12, _JOB, 1, [0, 5], b"\x00\x04", [b"\xc0", b""]),
     m.OutcomeAck(12),
     m.Stale(_JOB, 2),
-    m.Kill(_JOB, 1, [5]),
-    m.Query(4, "job", "01jz"),
+    m.Kill(_JOB, 1, [5], 1.5),
+    m.Query(4, "tasks", _JOB, [5]),
     m.Subscribe(4, "summary", 0.25),
-    m.Status(4, "scheduler-1", [_JOB_STATUS], [_WORKER], {"jobs": 1}),
+    m.Status(4, "scheduler-1", [_JOB_STATUS], [_WORKER], {"jobs": 1}, [_TASK_STATUS], "box", 78, "0.1.0", 1.5e9),
     m.Ping(2**53),
     m.Pong(0),
     m.Goodbye("draining"),
+    m.Output(_JOB, 1, 5, 2, 1, b"hello\n", 3),
+    m.Follow(7, _JOB, True),
+    m.Followed(7, _JOB, "done"),
+    m.Drain(8, "worker-1", 10.0),
 )  # fmt: skip
 
 
@@ -99,6 +107,13 @@ def unpack(frames: Sequence[bytes]) -> list[Any]:
     return msgpack.unpackb(frames[0], use_list=True)
 
 
+def extends(longer: object, shorter: object) -> bool:
+    """Whether two decoded values agree, save for what the longer one has at the ends of its arrays."""
+    if isinstance(longer, list) and isinstance(shorter, list):
+        return len(longer) >= len(shorter) and all(map(extends, longer, shorter))
+    return longer == shorter
+
+
 def blobs(frames: Sequence[object]) -> list[m.Blob]:
     """The payload frames of a multipart message as blobs, as a transport hands them to the codec."""
     return [m.Blob(frame, len(typing.cast(bytes, frame))) for frame in frames[1:]]
@@ -123,6 +138,8 @@ def _values(kind: inspect.Type) -> st.SearchStrategy[Any]:
             return st.floats(low, high)
         case inspect.StrType(max_length=most):
             return st.text(st.characters(codec="utf-8"), max_size=min(most or 12, 12))
+        case inspect.BoolType():
+            return st.booleans()
         case inspect.BytesType():
             return st.binary(max_size=8)
         case inspect.UnionType():  # the only one there is: a payload

@@ -104,7 +104,7 @@ PARALLEL = {
     "result statuses": [15, 1, "j", 0, [0], [1], b"", [1], [b""]],
     "result durations": [15, 1, "j", 0, [0], [1], b"\0", [], [b""]],
     "result payloads": [15, 1, "j", 0, [0], [1], b"\0", [1], []],
-    "result status 5": [15, 1, "j", 0, [0], [1], b"\5", [1], [b""]],
+    "result status 6": [15, 1, "j", 0, [0], [1], b"\6", [1], [b""]],
     "outcome statuses": [17, 1, "j", 0, [0], b"\0\0", [b""]],
     "outcome payloads": [17, 1, "j", 0, [0, 1], b"\0\0", [b""]],
     "outcome status 255": [17, 1, "j", 0, [0], b"\xff", [b""]],

@@ -1,24 +1,27 @@
 """Where settings come from: flag > environment > TOML file > default, and which of these a value came from.
 
-Owns: loading, the names of the environment variables, the errors of bad settings, and the one check that
-nothing is bound beyond loopback unasked. Must not know: what a component does with a setting.
+Owns: loading, the names of the environment variables, how durations are written, the errors of bad settings, and
+the one check that nothing is bound beyond loopback unasked. Must not know: what a component does with a setting.
 
 A key is written ``section.name`` (``worker.slots``, ``scheduler.limits.jobs``); its environment variable is
-SPARROWMQ_ and the key in capitals with underscores (SPARROWMQ_WORKER_SLOTS, SPARROWMQ_SCHEDULER_LIMITS_JOBS).
+SPARROWMQ_ and the key in capitals with underscores (SPARROWMQ_WORKER_SLOTS, SPARROWMQ_SCHEDULER_LIMITS_JOBS). A
+key that ends in ``_s`` takes seconds, or a text such as "500ms", "14s", "2m", "1.5h".
 """
 
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Final, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 
-from sparrowmq.errors import ConfigError
+from sparrowmq.errors import ConfigError, UsageError
 from sparrowmq.settings import (
     ClientSettings,
     LogSettings,
@@ -36,6 +39,14 @@ FILE_BYTES_MAX = 1024 * 1024
 _SERVICE_LINK = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)$")
 _HEADER = re.compile(r"^\s*\[\s*([A-Za-z0-9_.\-\s]+?)\s*\]")
 _ASSIGNMENT = re.compile(r"^\s*([A-Za-z0-9_.\-]+)\s*=")
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|m|min|h|d|)")
+_UNITS_S: Final = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
+_ADDRESS_EXAMPLE: Final = "expected an address such as tcp://127.0.0.1:7701 or ipc:///run/sparrowmq.sock"
+_STORE_EXAMPLE: Final = "it looks like redis://user:password@host:6379/0, rediss://... or unix:///path/to/socket"
+_LONGER_THAN: Final = (  # what waits for silence must wait for longer than the questions' distance
+    *((f"{part}.silent_after_s", f"{part}.ping_interval_s") for part in ("scheduler", "worker", "client")),
+    ("store.ttl_s", "store.refresh_interval_s"),
+)
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -108,8 +119,30 @@ def load(
         values[key] = _convert(key, value, known[key], "flag", strict=False)
         sources[key] = "flag"
     config = msgspec.structs.replace(msgspec.convert(_nest(values), Config), sources=sources)
+    _check_store_url(config)
+    _check_order(config)
     check_exposure(config.scheduler, config.security)
     return config
+
+
+def value_of(config: Config, key: str) -> Any:
+    """Return the value of ``key`` (``section.name``)."""
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def duration_s(text: str) -> float:
+    """Return the seconds that ``text`` means: "14s", "500ms", "2m", "1.5h", "1d" or plain seconds.
+
+    Raises ValueError saying what was expected.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    value = float(match[1]) * _UNITS_S[match[2]] if match else math.inf
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r} is no duration: expected seconds, or a number and a unit: 500ms, 14s, 2m, 1.5h")
+    return value
 
 
 def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,13 +156,66 @@ def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
+def _is_list(kind: Any) -> bool:
+    """Whether this type, annotated or not, is a list."""
+    return get_origin(kind.__origin__ if hasattr(kind, "__metadata__") else kind) is list
+
+
 def _convert(key: str, value: object, kind: Any, where: str, *, strict: bool) -> Any:
     try:
+        if isinstance(value, str) and key.endswith("_s"):
+            value = duration_s(value)
+        if isinstance(value, str) and not strict and _is_list(kind):
+            value = [part.strip() for part in value.split(",") if part.strip()]
         return msgspec.convert(value, kind, strict=strict)
     except msgspec.ValidationError as error:
         reason = str(error).replace("`", "")
+        if "matching regex" in reason:
+            reason = "expected a module, or module:function" if key == "worker.preload" else _ADDRESS_EXAMPLE
         shown = "(not shown)" if key == "store.url" else repr(value)
         raise ConfigError(f"{where}: {key}: {reason[:1].lower()}{reason[1:]}; the value is {shown}") from None
+    except ValueError as error:
+        raise ConfigError(f"{where}: {key}: {error}") from None
+
+
+def _check_store_url(config: Config) -> None:
+    """Raise for a Redis URL that cannot be one: UsageError where it was said on the command line, else ConfigError."""
+    url, source = config.store.url, config.sources["store.url"]
+    reason = bad_store_url(url) if url else ""
+    if not reason:
+        return
+    if source == "flag":
+        raise UsageError(f"--redis: {reason}", hint=_STORE_EXAMPLE)
+    raise ConfigError(f"{source}: store.url: {reason}", hint=_STORE_EXAMPLE)
+
+
+def bad_store_url(url: str) -> str:
+    """Return why ``url`` is no Redis URL, "" if it looks like one. The answer never holds a password."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:  # a port that is none, or unbalanced brackets
+        return f"not a Redis URL: {error}"
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        shown = f"{parts.scheme}://..." if parts.scheme and "://" in url else url if "@" not in url else "the text"
+        return f"{shown} is not a Redis URL"
+    if parts.scheme == "unix":
+        return "" if parts.path else "not a Redis URL: there is no path to a socket"
+    if not parts.hostname or port == 0:
+        return "not a Redis URL: there is no host" if not parts.hostname else "not a Redis URL: there is no port 0"
+    database = parts.path.strip("/")
+    return "" if not database or database.isdecimal() else f"not a Redis URL: {database!r} is no database number"
+
+
+def _check_order(config: Config) -> None:
+    for longer, shorter in _LONGER_THAN:
+        values = value_of(config, longer), value_of(config, shorter)
+        if values[0] <= values[1]:
+            where = {config.sources[key] for key in (longer, shorter)} - {"default"}
+            raise ConfigError(
+                f"{', '.join(sorted(where))}: {longer} = {values[0]:g} must be greater than {shorter} = {values[1]:g}",
+                hint=f"three times {shorter} or more leaves room for one that is late",
+            )
 
 
 def _unknown(key: str, known: Mapping[str, Any], where: str) -> ConfigError:

@@ -10,10 +10,12 @@ from __future__ import annotations
 class SparrowError(Exception):
     """Base of every error that sparrowmq raises on purpose.
 
-    ``exit_code`` is what the command line returns for it, ``hint`` is one line that tells what to do.
+    ``exit_code`` is what the command line returns for it, ``code`` is stable and for programs, ``hint`` is one line
+    that tells what to do.
     """
 
     exit_code = 1
+    code = "error"
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -24,18 +26,21 @@ class UsageError(SparrowError, ValueError):
     """A call or command line that cannot mean anything; nothing was sent."""
 
     exit_code = 2
+    code = "usage"
 
 
 class Unavailable(SparrowError, ConnectionError):
     """Redis, every scheduler or every worker could not be reached within the timeout."""
 
     exit_code = 3
+    code = "unavailable"
 
 
 class ConfigError(SparrowError, ValueError):
     """A setting that is missing, unknown, of the wrong type or out of range; names file, key and value."""
 
     exit_code = 4
+    code = "config"
 
 
 class Rejected(SparrowError):
@@ -69,13 +74,21 @@ class ProtocolError(SparrowError):
 class NotSerializable(SparrowError, TypeError):
     """An argument or a function that cannot be turned into bytes; names the path to the culprit."""
 
+    exit_code = 2
+    code = "not_serializable"
+
 
 class TooLarge(SparrowError, ValueError):
     """Something exceeds a limit; says by how much and which limit."""
 
+    exit_code = 2
+    code = "too_large"
+
 
 class TaskError(SparrowError):
     """Base of what ``Future.result`` raises for a task that did not succeed (unless it raised itself)."""
+
+    code = "task_failed"
 
 
 class RemoteError(TaskError):

@@ -44,6 +44,10 @@ class SchedulerLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workers: int = 20_000
     finished_jobs: int = 1_000  # summaries kept for `job list`
     client_credit_bytes: int = 256 * 1024 * 1024  # unacknowledged outcomes of one client; beyond, its tasks wait
+    history_tasks: int = 200_000  # tasks of finished jobs whose history is kept
+    history_bytes: int = 64 * 1024 * 1024  # unusual events and failures of tasks, over all jobs
+    job_output_bytes: int = 1024 * 1024  # the last output of a job
+    output_bytes: int = 64 * 1024 * 1024  # output kept over all jobs
 
 
 class WorkerLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

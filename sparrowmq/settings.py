@@ -17,6 +17,7 @@ from sparrowmq.limits import SchedulerLimits, WorkerLimits
 Seconds = Annotated[float, Meta(gt=0.0, le=86_400.0)]
 SecondsOrZero = Annotated[float, Meta(ge=0.0, le=86_400.0)]
 SlotCount = Annotated[int, Meta(ge=0, le=4096)]
+PreloadName = Annotated[str, Meta(max_length=256, pattern=r"^[\w.]+(:[\w.]+)?$")]
 Address = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^(tcp|ipc)://.+")]
 
 
@@ -28,6 +29,7 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     advertise_host: str = ""  # "": the bound host, or the address towards Redis where all are bound
     reconnect_grace_s: SecondsOrZero = 0.05
     client_lease_s: Seconds = 10.0
+    eager: bool = True
     unschedulable_after_s: Seconds = 10.0
     ping_interval_s: Seconds = 1.0
     silent_after_s: Seconds = 10.0
@@ -45,6 +47,13 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ping_interval_s: Seconds = 1.0
     silent_after_s: Seconds = 10.0
     window_s: SecondsOrZero = 0.02
+    preload: Annotated[list[PreloadName], Meta(max_length=256)] = []  # "module", imported; "module:function", called
+    preload_timeout_s: Seconds = 120.0
+    recycle_tasks: Annotated[int, Meta(ge=0)] = 0  # 0: a slot's process is never replaced for its age
+    recycle_mib: Annotated[int, Meta(ge=0)] = 0  # 0: nor for its size
+    task_memory_mib: Annotated[int, Meta(ge=0)] = 0  # 0: no limit
+    task_processes: Annotated[int, Meta(ge=0)] = 512  # 0: no limit
+    output_bytes: Annotated[int, Meta(ge=0, le=64 * 1024 * 1024)] = 256 * 1024  # of a task and stream
     limits: WorkerLimits = WorkerLimits()
 
 
@@ -53,6 +62,7 @@ class ClientSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     connect_timeout_s: Seconds = 5.0
     unavailable_after_s: Seconds = 30.0
+    jobs_in_flight: Annotated[int, Meta(ge=1, le=10_000)] = 2000  # with schedulers at a time; others wait here
     ping_interval_s: Seconds = 1.0
     silent_after_s: Seconds = 5.0
 

@@ -11,14 +11,16 @@ from typing import Final
 import msgspec
 
 from sparrowmq import limits
+from sparrowmq.core import report
 from sparrowmq.core.effects import Peer
-from sparrowmq.core.job import LAUNCHED, UNPLACED, Job
+from sparrowmq.core.hedging import Hedging
+from sparrowmq.core.job import LAUNCHED, Job
 from sparrowmq.core.outcomes import Outcomes
 from sparrowmq.core.peers import Client, Recall
 from sparrowmq.core.placer import Placer
 from sparrowmq.core.state import State
 from sparrowmq.errors import UsageError
-from sparrowmq.placement import canonical
+from sparrowmq.placement import POLICIES, canonical
 from sparrowmq.protocol import messages as m
 
 RECALLS_MAX: Final = 10_000
@@ -27,10 +29,11 @@ RECALLS_MAX: Final = 10_000
 class Clients:
     """The client side of one scheduler."""
 
-    def __init__(self, state: State, placer: Placer, outcomes: Outcomes) -> None:
+    def __init__(self, state: State, placer: Placer, outcomes: Outcomes, hedging: Hedging) -> None:
         self._state = state
         self._placer = placer
         self._outcomes = outcomes
+        self._hedging = hedging
         self._recalls: dict[int, Recall] = {}
         self._recall_number = 0
 
@@ -49,6 +52,7 @@ class Clients:
         for job_id in sorted(client.jobs - wanted):
             self._outcomes.abort(now, state.jobs[job_id], "its client has moved it elsewhere")
         known = (client.jobs | {outcome.job for outcome in client.outbox}) & wanted
+        known |= {job_id for job_id in wanted if self._detached(client, job_id)}
         state.send(peer, msgspec.structs.replace(welcome, jobs=sorted(known)))
         for outcome in client.outbox:
             state.send(peer, outcome)
@@ -61,12 +65,18 @@ class Clients:
         """Take a job, or say why not. The same job again is the same job; a later epoch replaces it."""
         state = self._state
         known = state.jobs.get(submit.job)
-        if known is not None and submit.epoch == known.epoch and known.client == client.id:
-            self._accept(now, client, known)
-            return
-        if known is not None and known.client == client.id and submit.epoch < known.epoch:
-            state.send(client.peer, m.Stale(known.id, known.epoch))
-            return
+        if known is not None and known.client == client.id:
+            if submit.epoch == known.epoch:
+                self._accept(now, client, known)
+                return
+            if submit.epoch < known.epoch:
+                state.send(client.peer, m.Stale(known.id, known.epoch))
+                return
+        if submit.detached and known is None:
+            over = state.history.finished.get(submit.job)
+            if over is not None and over.client == client.id and over.epoch == submit.epoch:
+                self._accept(now, client, over)  # it ended before its client had the answer
+                return
         refusal = self._refusal(client, submit, known)
         if refusal is not None:
             state.count("rejected")
@@ -75,11 +85,11 @@ class Clients:
         if known is not None:
             self._outcomes.abort(now, known, "its client has resubmitted it")
         job = Job(submit, client.id, now)
-        policy = canonical(submit.spec.policy)
-        if policy != submit.spec.policy:
-            job.spec = msgspec.structs.replace(submit.spec, policy=policy)
+        if submit.spec.policy not in POLICIES:
+            job.spec = msgspec.structs.replace(submit.spec, policy=canonical(submit.spec.policy))
         state.jobs[job.id] = job
-        client.jobs.add(job.id)
+        if not job.detached:
+            client.jobs.add(job.id)
         state.tasks += job.tasks
         state.bytes += job.bytes
         state.count("jobs")
@@ -88,28 +98,40 @@ class Clients:
         self._outcomes.place(now, job)
         if not job.ever_eligible:
             state.timers.add(now + state.settings.unschedulable_after_s, ("unschedulable", job.id, job.epoch))
+        self._hedging.watch(now, job)
 
     def _accept(self, now: float, client: Client, job: Job) -> None:
         self._state.send(client.peer, m.Accepted(job.id, job.epoch, len(self._placer.eligible(now, job))))
 
     def _refusal(self, client: Client, submit: m.Submit, known: Job | None) -> m.Rejected | None:
         """Return why this job cannot be taken, or None."""
-        state, bounds = self._state, self._state.settings.limits
+        state = self._state
         if known is not None and known.client != client.id:
             return m.Rejected(submit.job, submit.epoch, "conflict", f"another client has a job {submit.job}")
         spec = submit.spec
         if spec.kind in (m.PYTHON, m.CALL) and not len(submit.function):
             return m.Rejected(submit.job, submit.epoch, "invalid", "a job of this kind needs a function")
-        try:
-            canonical(spec.policy)
-        except UsageError as error:
-            return m.Rejected(submit.job, submit.epoch, "invalid", str(error))
+        if spec.policy not in POLICIES:
+            try:
+                canonical(spec.policy)
+            except UsageError as error:
+                return m.Rejected(submit.job, submit.epoch, "invalid", str(error))
         if state.draining:
             return m.Rejected(submit.job, submit.epoch, "draining", f"{state.id} is shutting down", 0.1)
         size = sum(map(len, submit.payloads)) + len(submit.function)
         if size > limits.JOB_BYTES_MAX:
             detail = f"{size:,} payload bytes in one job: the limit is {limits.JOB_BYTES_MAX:,}; split the job"
             return m.Rejected(submit.job, submit.epoch, "too_large", detail)
+        return self._no_room(submit, size)
+
+    def _no_room(self, submit: m.Submit, size: int) -> m.Rejected | None:
+        state, bounds = self._state, self._state.settings.limits
+        if (
+            len(state.jobs) < bounds.jobs
+            and state.tasks + submit.count <= bounds.tasks
+            and state.bytes + size <= bounds.payload_bytes
+        ):
+            return None
         for what, have, more, limit in (
             ("unfinished jobs", len(state.jobs), 1, bounds.jobs),
             ("unfinished tasks", state.tasks, submit.count, bounds.tasks),
@@ -127,15 +149,20 @@ class Clients:
         job = self._state.jobs.get(job_id)
         return job if job is not None and job.client == client.id and job.epoch == epoch else None
 
+    def _detached(self, client: Client, job_id: str) -> bool:
+        """Whether this is a detached job of the client's, unfinished or not."""
+        job = self._state.job(job_id)
+        return job is not None and job.detached and job.client == client.id
+
     def _unfinished(self, job: Job, indices: list[int]) -> tuple[list[int], dict[str, list[int]]]:
         """Split the unfinished ones of ``indices`` (empty: all) into those that wait here and those at each worker."""
         waiting: list[int] = []
         at: dict[str, list[int]] = {}
         for index in job.unfinished(dict.fromkeys(indices)):
-            if job.state[index] == UNPLACED:
+            if job.state[index] != LAUNCHED:
                 waiting.append(index)
-            elif job.state[index] == LAUNCHED:
-                at.setdefault(str(job.place[index]), []).append(index)
+            for attempt in job.live(index):
+                at.setdefault(attempt.worker, []).append(index)
         return waiting, at
 
     def recall(self, now: float, client: Client, message: m.Recall) -> None:
@@ -184,15 +211,32 @@ class Clients:
             self._state.send(client.peer, m.Returned(recall.request, recall.job, 0, recall.cancelled))
 
     def kill(self, now: float, client: Client, message: m.Kill) -> None:
-        """End tasks, running ones too; their outcome is what the worker then reports, mostly `cancelled`."""
-        job = self._own_job(client, message.job, message.epoch)
-        if job is None:
+        """End tasks, running ones too, of anybody's job; their outcome is what the worker reports, mostly `cancelled`.
+
+        Whoever knows a job's full id and epoch may end it.
+        """
+        job = self._state.jobs.get(message.job)
+        if job is None or job.epoch != message.epoch:
             return
         waiting, at = self._unfinished(job, message.indices)
         for worker_id, indices in at.items():
-            job.doomed.update(indices)
-            self._state.send(self._state.workers[worker_id].peer, m.Kill(job.id, job.epoch, indices))
+            job.doomed.update(dict.fromkeys(indices, message.grace_s))
+            self._state.send(self._state.workers[worker_id].peer, m.Kill(job.id, job.epoch, indices, message.grace_s))
+            for index in indices:
+                job.wanted.pop(index, None)
         self._outcomes.end(now, job, waiting, m.CANCELLED, b"")
+        if job.id in self._state.jobs:
+            self._outcomes.settle(now, job)
+
+    def drain(self, now: float, client: Client, message: m.Drain) -> None:
+        """Have a worker leave; the answer is its row, or none where it is not connected here."""
+        state = self._state
+        worker = state.workers.get(message.worker)
+        rows: list[m.WorkerStatus] = []
+        if worker is not None and worker.peer is not None:
+            state.send(worker.peer, message)
+            rows = [report.worker_status(worker, report.reservations(state).get(worker.id, 0))]
+        state.send(client.peer, report.status(state, now, message, rows))
 
     def forget(self, now: float, client: Client, why: str) -> None:
         """The client is gone for good: so are its jobs."""

@@ -86,6 +86,16 @@ class ReclaimSlot(Effect, frozen=True):
     slot: int
 
 
+class InterruptSlot(Effect, frozen=True):
+    """Ask the task with this sequence number to end, if it is the one that runs (KeyboardInterrupt, or SIGTERM).
+
+    It ends soon, with a result like any other, or does not care. No other task is concerned.
+    """
+
+    slot: int
+    seq: int
+
+
 class KillSlot(Effect, frozen=True):
     """Kill the slot's process with all its descendants; `slot_exited` follows."""
 
@@ -142,6 +152,6 @@ class Linked(Effect, frozen=True):
 
 
 AnyEffect = (
-    Send | Connect | Close | Log | Exit | SpawnSlot | StartTasks | ReclaimSlot | KillSlot
-    | JobAccepted | JobEnded | Deliver | Recalled | Answer | Linked
+    Send | Connect | Close | Log | Exit | SpawnSlot | StartTasks | ReclaimSlot | InterruptSlot
+    | KillSlot | JobAccepted | JobEnded | Deliver | Recalled | Answer | Linked
 )  # fmt: skip

@@ -15,7 +15,8 @@ from collections.abc import Iterable
 
 from sparrowmq.core import effects as fx
 from sparrowmq.core.clients import RECALLS_MAX
-from sparrowmq.core.job import ABSENT, LAUNCHED, UNPLACED, Job
+from sparrowmq.core.history import weight
+from sparrowmq.core.job import ABSENT, LAUNCHED, RESTING, UNPLACED, Job
 from sparrowmq.core.node_monitor import NodeMonitor
 from sparrowmq.core.peers import Worker
 from sparrowmq.core.scheduler import Scheduler
@@ -44,7 +45,8 @@ def check_rest(machine: Scheduler | NodeMonitor | Session) -> None:
         _node_monitor_at_rest(machine)
     else:
         _same(f"jobs of {machine.id}", list(machine.jobs), [])
-        _same(f"recalls of {machine.id}", machine._recalls, {})
+        _same(f"recalls of {machine.id}", machine._work.recalls, {})
+        _same(f"jobs of {machine.id} with schedulers", machine._work._lane.under_way, 0)
 
 
 def _same(what: str, found: object, expected: object) -> None:
@@ -64,12 +66,15 @@ def check_scheduler(scheduler: Scheduler) -> None:
     name = scheduler.id
     for job in state.jobs.values():
         check_job(job)
-        assert job.client in state.clients, f"job {job.id} has no client"
-        assert job.id in state.clients[job.client].jobs, f"{job.client} does not know its job {job.id}"
+        if not job.detached:
+            assert job.client in state.clients, f"job {job.id} has no client"
+            assert job.id in state.clients[job.client].jobs, f"{job.client} does not know its job {job.id}"
         gone = (set(job.reserved) | job.workers | job.function_at) - set(state.workers)
         assert not gone, f"job {job.id} counts on workers that are gone: {gone}"
         _check_not_stuck(scheduler, job)
-    launched = Counter(place for job in state.jobs.values() for place in job.place if place is not None)
+    launched = Counter(
+        live.worker for job in state.jobs.values() for index in job.launched_tasks() for live in job.live(index)
+    )
     unknown = set(launched) - set(state.workers)
     assert not unknown, f"tasks are launched on workers that are gone: {unknown}"
     for worker in state.workers.values():
@@ -89,7 +94,7 @@ def check_scheduler(scheduler: Scheduler) -> None:
     _at_most(f"tasks of {name}", state.tasks, limits.tasks)
     _at_most(f"workers of {name}", len(state.workers), limits.workers)
     _at_most(f"clients of {name}", len(state.clients), limits.clients)
-    _at_most(f"finished jobs of {name}", len(state.finished), limits.finished_jobs)
+    _check_remembered(scheduler)
     _at_most(f"subscriptions of {name}", len(scheduler._subscriptions), limits.clients)
     recalls = scheduler._clients._recalls
     _at_most(f"recalls of {name}", len(recalls), RECALLS_MAX)
@@ -99,27 +104,71 @@ def check_scheduler(scheduler: Scheduler) -> None:
         assert recall.waiting <= connected, f"a recall waits for {recall.waiting - connected}"
 
 
+def _check_remembered(scheduler: Scheduler) -> None:
+    """I14: what is kept of finished jobs, of tasks' histories and of output is bounded, and counted right."""
+    state, limits, name = scheduler.state, scheduler.state.settings.limits, scheduler.id
+    history, transcripts = state.history, scheduler._transcripts
+    everything = [*history, *state.jobs.values()]
+    _at_most(f"finished jobs of {name}", len(history.finished), limits.finished_jobs)
+    _at_most(f"tasks in the history of {name}", history.tasks, limits.history_tasks)
+    _same(f"tasks in the history of {name}", history.tasks, sum(len(job.state) for job in history))
+    _at_most(f"bytes in the history of {name}", history.bytes, limits.history_bytes)
+    _same(f"bytes in the history of {name}", history.bytes, sum(map(weight, everything)))
+    _same(f"jobs with events in the history of {name}", history._noted, sum(1 for job in history if weight(job)))
+    for job in history:
+        assert job.how, f"job {job.id} is in the history and not over"
+        held = (job._payloads, job.function, job.doomed, job.rests, job.stories, job.workers, job.reserved)
+        assert not any(map(len, held)), f"job {job.id} is over and holds {held}"
+        _same(f"job {job.id}: tasks by status", job.tasks, sum(job.counts))
+    kept = [job.transcript for job in everything if job.transcript is not None]
+    _same(f"output of {name}", transcripts.bytes, sum(map(len, kept)))
+    _same(f"transcripts of {name}", len(transcripts._jobs), len(kept))
+    _at_most(f"output of {name}", transcripts.bytes, limits.output_bytes)
+    for transcript in kept:
+        _at_most(f"output of a job of {name}", len(transcript), limits.job_output_bytes)
+    following = [peer for followers in transcripts._followers.values() for peer in followers]
+    _same(f"followers of {name}", transcripts._following, len(following))
+    assert set(following) <= set(state.peers), f"{name} has followers that are gone"
+    assert set(transcripts._followers) <= set(state.jobs), f"{name} has followers of jobs that are over"
+
+
 def check_job(job: Job) -> None:
     """I1, I5, I6, I9: each task is in exactly one state, and the counts agree with the table."""
     found = Counter(job.state)
     name = f"job {job.id}"
     _same(f"{name}: unplaced", job.unplaced, found[UNPLACED])
     _same(f"{name}: launched", job.launched, found[LAUNCHED])
+    _same(f"{name}: resting", job.resting, found[RESTING])
     _same(f"{name}: ended", job.counts, [found[status] for status in range(len(m.STATUS_NAMES))])
     _same(f"{name}: tasks", job.tasks, len(job.state) - found[ABSENT])
+    _same(f"{name}: ledger", job.tasks, job.unplaced + job.resting + job.launched + sum(job.counts))
     assert not job.done, f"{name} is over and still in the table"
-    for index, (state, place) in enumerate(zip(job.state, job.place, strict=True)):
-        assert (state == LAUNCHED) == (place is not None), f"{name}: task {index} in state {state} is at {place}"
-        assert state != LAUNCHED or job.attempts[index] > 0, f"{name}: task {index} runs without an attempt"
-        assert place is None or place in job.workers, f"{name}: task {index} is at {place}, which is not its worker"
+    for index in job.launched_tasks():
+        _check_attempts(job, index)
     _same(f"{name}: reservations", job.reserved_total, sum(job.reserved.values()))
     assert all(count > 0 for count in job.reserved.values()), f"{name}: reservations {job.reserved}"
     assert set(job.reserved) <= job.workers, f"{name}: reservations at others than its workers"
-    assert all(len(story) <= job.spec.max_attempts for story in job.stories.values()), f"{name}: {job.stories}"
-    waiting = [index for index in job._again if job.state[index] == UNPLACED]
+    assert all(len(story) <= job.spec.max_attempts + 1 for story in job.stories.values()), f"{name}: {job.stories}"
+    waiting = [index for index in job._again or () if job.state[index] == UNPLACED]
     _same(f"{name}: tasks to be relaunched", len(waiting), len(set(waiting)))
     unplaced = len(waiting) + sum(job.state[index] == UNPLACED for index in job._fresh[job._cursor :])
     _same(f"{name}: tasks that can be taken", unplaced, job.unplaced)
+    resting = sorted(index for _, index in job.rests if job.state[index] == RESTING)
+    _same(f"{name}: tasks that rest", resting, [i for i, state in enumerate(job.state) if state == RESTING])
+    assert all(n <= job.spec.retries + 1 for n in job.failures.values()), f"{name}: retries {job.failures}"
+
+
+def _check_attempts(job: Job, index: int) -> None:
+    """I5: a launched task has one live attempt, or two at different workers if it was hedged."""
+    name, live = f"job {job.id}: task {index}", job.live(index)
+    numbers = [attempt.number for attempt in live]
+    assert 1 <= len(live) <= 1 + (index in job.twins), f"{name} has {len(live)} live attempts"
+    _same(f"{name}: attempts in order", numbers, sorted(set(numbers)))
+    assert 0 < numbers[0] <= numbers[-1] <= job.attempts[index], f"{name} has attempts {numbers}"
+    assert len({attempt.worker for attempt in live}) == len(live), f"{name} has both attempts at one worker"
+    for attempt in live:
+        assert attempt.worker in job.workers, f"{name} is at {attempt.worker}, which is not a worker of its job"
+    assert index not in job.wanted or len(live) == 1, f"{name} has a second attempt and wants one"
 
 
 def _check_not_stuck(scheduler: Scheduler, job: Job) -> None:
@@ -138,7 +187,10 @@ def _check_not_stuck(scheduler: Scheduler, job: Job) -> None:
         assert sampling.waiting, f"job {job.id} waits for no load"
         assert sampling.waiting <= connected, f"job {job.id} waits for loads of {sampling.waiting - connected}"
     due = state.timers.next()
-    if not job.unplaced or not usable or state.clients[job.client].starved or (due is not None and due <= now):
+    if job.rests:
+        assert any(what[0] == "rested" for _, _, what in state.timers._heap), f"job {job.id} rests for ever"
+    starved = not job.detached and state.clients[job.client].starved
+    if not job.unplaced or not usable or starved or (due is not None and due <= now):
         return
     if POLICIES[job.spec.policy].late:
         assert job.reserved_total >= job.unplaced, (
@@ -186,24 +238,31 @@ def check_node_monitor(monitor: NodeMonitor) -> None:
     queue, name = place.queue, monitor.id
     for slot in place.slots:
         _check_slot(name, slot)
-    asked = {(request.number, request.slot) for link in monitor.links.values() for request in link.requests.values()}
-    waiting = {(slot.request, slot.number) for slot in place.slots if slot.request}
-    _same(f"{name}: requests by scheduler and by slot", asked, waiting)
+    asked: Counter[tuple[int, str]] = Counter()
+    for link in monitor.links.values():
+        for request in link.requests.values():
+            assert request.count > 0, f"{name}: request {request.number} is answered and still waited for"
+            asked[request.slot, request.job] += request.count
+    waiting = {(slot.number, job): count for slot in place.slots for job, count in slot.asked.items()}
+    _same(f"{name}: requests by scheduler and by slot", dict(asked), waiting)
+    for slot in place.slots:
+        _same(f"{name}: tasks asked for slot {slot.number}", slot.asked_count, sum(slot.asked.values()))
     _same(f"{name}: reservations", queue.reservations, sum(e.count for e in queue if e.tasks is None))
     _same(f"{name}: queued tasks", queue.tasks, sum(e.count for e in queue if e.tasks is not None))
     unknown = {entry.scheduler for entry in queue} - set(monitor.links)
     assert not unknown, f"{name}: the queue holds entries of unknown schedulers {unknown}"
+    peers = monitor.connections.peers
     for link in monitor.links.values():
         parked = link.scheduler in queue.parked
         assert not (link.usable and parked), f"{name}: the entries of {link.scheduler} are parked, and it answers"
         mine = any(entry.scheduler == link.scheduler for entry in queue.entries)
         assert link.usable or not mine, f"{name}: the entries of {link.scheduler} block the queue"
         assert link.welcomed <= bool(link.peer), f"{name}: {link.scheduler} is welcomed and not connected"
-        assert not link.peer or monitor._peers.get(link.peer) is link, f"{name}: connection {link.peer} is unknown"
+        assert not link.peer or peers.get(link.peer) is link, f"{name}: connection {link.peer} is unknown"
         pending = any(what[:2] == ("connect", link.scheduler) for _, _, what in monitor._timers._heap)
         assert link.peer or pending or monitor.draining, f"{name}: {link.scheduler} is never tried again"
         assert not link.requests or link.waiting, f"{name}: requests to {link.scheduler} are not watched"
-    _same(f"{name}: connections", len(monitor._peers), sum(bool(link.peer) for link in monitor.links.values()))
+    _same(f"{name}: connections", len(peers), sum(bool(link.peer) for link in monitor.links.values()))
     assert set(queue.parked) <= set(monitor.links), f"{name}: {set(queue.parked)} are parked and unknown"
     _at_most(f"{name}: queued tasks", queue.tasks, limits.queued_tasks)
     _at_most(f"{name}: queue", len(queue), limits.queue_entries + len(place.slots) + 1)
@@ -214,7 +273,11 @@ def check_node_monitor(monitor: NodeMonitor) -> None:
     _at_most(f"{name}: epochs", len(place._epochs), limits.job_records)
     _at_most(f"{name}: paces", len(place._paces), limits.job_records)
     reclaiming = {slot.number for slot in place.slots if slot.reclaiming}
-    assert set(place._kills) <= reclaiming, f"{name}: kills wait for slots that are not reclaimed"
+    for slot in place.slots:
+        assert not slot.kills or slot.reclaiming or slot.interrupted or slot.verdict, (
+            f"{name}: tasks are to be killed at slot {slot.number}, and nothing is done about it"
+        )
+    assert len(monitor._outputs) <= 2 * sum(slot.held_count for slot in place.slots), f"{name}: output of no task"
     for recall in place._recalls:
         assert recall.waiting, f"{name}: a recall that waits for nothing"
         assert recall.waiting <= reclaiming, f"{name}: a recall waits for slots {recall.waiting - reclaiming}"
@@ -235,6 +298,9 @@ def _check_slot(name: str, slot: Slot) -> None:
         last = batch.first_seq + len(batch.indices) - 1
     assert last <= slot.last_seq, f"{where} holds {last}, and was handed {slot.last_seq} at the last"
     assert slot.pid or not slot.held, f"{where} holds tasks without a process"
+    left = {(batch.job, batch.epoch, index) for batch in slot.held for index in batch.indices}
+    assert set(slot.kills) <= left, f"{where} is to end {set(slot.kills) - left}, which it does not hold"
+    assert not slot.interrupted or slot.holder(slot.interrupted), f"{where}: the task that was interrupted has ended"
     assert slot.pid or not slot.reclaiming, f"{where} is being reclaimed without a process"
     assert slot.held_count <= 1 or slot.watched, f"{where} holds {slot.held_count} tasks and is not watched"
 
@@ -243,9 +309,11 @@ def _node_monitor_at_rest(monitor: NodeMonitor) -> None:
     place, name = monitor.place, monitor.id
     _same(f"{name}: queue", [entry for entry in place.queue if entry.count], [])
     _same(f"{name}: tasks at slots", [slot.held_count for slot in place.slots], [0] * len(place.slots))
-    _same(f"{name}: requests", [slot.request for slot in place.slots], [0] * len(place.slots))
+    _same(f"{name}: requests", [slot.asked for slot in place.slots], [{}] * len(place.slots))
     _same(f"{name}: recalls", place._recalls, [])
-    _same(f"{name}: kills", place._kills, {})
+    _same(f"{name}: kills", [slot.kills for slot in place.slots], [{}] * len(place.slots))
+    _same(f"{name}: interrupted", [slot.interrupted for slot in place.slots], [0] * len(place.slots))
+    _same(f"{name}: output left out and not told", len(monitor._outputs), 0)
     for link in monitor.links.values():
         if link.welcomed:
             _same(f"{name}: results that {link.scheduler} has not acknowledged", len(link.outbox), 0)
@@ -261,7 +329,7 @@ def check_agreement(scheduler: Scheduler, monitor: NodeMonitor) -> None:
     for entry in monitor.place.queue:
         if entry.scheduler == scheduler.id and entry.tasks is None:
             actual[entry.job] += entry.count
-    held = {(h.job, h.epoch, index, attempt) for h in monitor._held_by(link)
+    held = {(h.job, h.epoch, index, attempt) for h in monitor.connections.held_by(link)
             for index, attempt in zip(h.indices, h.attempts, strict=True)}  # fmt: skip
     taken_back = {(r.message.job, index) for r in monitor.place._recalls for index, _ in r.found}
     for job in scheduler.state.jobs.values():
@@ -270,7 +338,8 @@ def check_agreement(scheduler: Scheduler, monitor: NodeMonitor) -> None:
             f"{scheduler.id} counts on {believed} reservations of {job.id} at {monitor.id}; there are {actual[job.id]}"
         )
         for index in job.launched_on(worker.id):
-            there = (job.id, job.epoch, index, job.attempts[index]) in held or (job.id, index) in taken_back
+            attempt = (job.id, job.epoch, index, job.attempt_at(index, worker.id))
+            there = attempt in held or (job.id, index) in taken_back
             assert there, f"task {index} of {job.id} is not at {monitor.id}, where {scheduler.id} believes it"
     over = [job_id for job_id, count in actual.items() if count and job_id not in scheduler.state.jobs]
     assert not over, f"{monitor.id} has reservations of jobs that are over: {over}"
@@ -286,21 +355,29 @@ def check_session(session: Session) -> None:
         _same(f"{name}: open tasks of {job_id}", job.left, sum(job.open))
         assert job.left, f"{name}: job {job_id} is over and still there"
         assert job.left <= job.submit.count, f"{name}: {job.left} of {job.submit.count} tasks of {job_id} are open"
+        assert not (job.queued and job.sent), f"{name}: {job_id} waits for its turn, and was sent"
+        assert not job.queued or job_id in job.lane.queue, f"{name}: {job_id} waits for a turn that never comes"
+    for lane in {job.lane for job in session.jobs.values()}:
+        mine = [job for job in session.jobs.values() if job.lane is lane]
+        _same(f"{name}: jobs under way", lane.under_way, sum(not job.queued for job in mine))
+        _at_most(f"{name}: jobs under way", lane.under_way, lane.limit)
+        assert lane.under_way == lane.limit or not any(job.queued for job in mine), f"{name}: jobs wait for nothing"
     if session._left:
         return
     home = session._home
     if home is not None:
         assert links.get(home.peer) is home, f"{name}: its home is no connection"
+        _same(f"{name}: where new jobs go", session._work.home, home.peer)
         lost = [job_id for job_id, job in session.jobs.items() if job.peer and job.peer not in links]
         assert not lost, f"{name}: {lost} were not moved to {home.scheduler}"
     elif session._known:
         assert session._connecting(), f"{name}: no scheduler, and no attempt to find one"
-    waiting = [job_id for job_id, job in session.jobs.items() if job.peer not in links]
+    waiting = [job_id for job_id, job in session.jobs.items() if not job.queued and job.peer not in links]
     if waiting:
         timers = [what[0] for _, _, what in session._timers._heap]
         bounded = session._homeless_since is not None or "resubmit" in timers
         assert bounded, f"{name}: {waiting} wait for a scheduler without end"
-    for _, peer in session._recalls.values():
+    for _, peer in session._work.recalls.values():
         assert peer in links, f"{name}: a recall waits for a connection that is gone"
 
 
@@ -335,7 +412,7 @@ class History:
             key = (deliver.job, index)
             assert index < self.tasks.get(deliver.job, 0), f"an outcome of a task that never was: {key}"
             assert key not in self.outcomes, f"a second outcome of {key}: {status} after {self.outcomes[key][0]}"
-            own = status == m.CANCELLED and not len(payload)
+            own = status == m.CANCELLED and payload in (b"", b"killed")
             assert own or (status, payload) in self.reported[key], f"no scheduler has reported {status} for {key}"
             self.outcomes[key] = (status, payload)
             self._open[deliver.job] -= 1

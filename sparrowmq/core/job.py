@@ -1,193 +1,461 @@
 """One job at its scheduler: the state of every task, and where its reservations are.
 
-Owns: the task table (unplaced -> launched -> over) and its counts, the ledger of the job. Must not know:
-messages to anybody, policies, time beyond the numbers handed in.
+Owns: the task table (unplaced -> launched -> over, by way of resting where a failure is tried again) and its
+counts, the ledger of the job. Must not know: messages to anybody, policies, time beyond the numbers handed in.
 
 A task is in exactly one state; `over` states are the protocol's statuses and final. Lists are indexed by the
-task's number in the job, so that the hot paths are slices and short loops, not objects.
+task's number in the job, so that the hot paths are slices, not objects. What happens to few tasks (retries, deaths,
+kills, second attempts) stands in dictionaries that stay empty for most jobs.
 """
 
 from __future__ import annotations
 
-from array import array
 from collections import deque
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import compress, islice
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sparrowmq.protocol import messages as m
 
+if TYPE_CHECKING:
+    from sparrowmq.core.transcripts import Transcript
+
 UNPLACED: Final = 100
 LAUNCHED: Final = 101
-QUANTILES: Final = 1000  # of its times, that a finished job keeps
+RESTING: Final = 102  # an attempt failed, and the next one waits for its back-off
 ABSENT: Final = 255  # not part of this submission: it was over before the fail-over
+QUANTILES: Final = 1000  # of a job's times, that its ledger is made from
+BACKOFF_S_MAX: Final = 300.0
+
+_UNPLACED: Final = bytes([UNPLACED])
+_LAUNCHED: Final = bytes([LAUNCHED])
+_SUCCEEDED: Final = bytes([m.SUCCEEDED])
+_ABANDONED: Final = bytes(m.CANCELLED if UNPLACED <= state <= RESTING else state for state in range(256))
+_RAN: Final = bytes(status in (m.SUCCEEDED, m.FAILED, m.TIMED_OUT) for status in range(256))
+
+Launch = tuple[list[int], list[int], list[m.Payload]]  # task numbers, attempts, payloads (a single one: all share it)
+
+
+class Attempt(NamedTuple):
+    """A live attempt: its worker, its number, and when it was launched (monotonic seconds)."""
+
+    worker: str
+    number: int
+    at: float
+
+
+@dataclass(slots=True)
+class Settled:
+    """What a worker's results have changed."""
+
+    over: list[int] = field(default_factory=list)  # positions within the message of tasks that ended
+    statuses: bytearray = field(default_factory=bytearray)  # how these ended
+    places: list[str] = field(default_factory=list)  # where attempts are over, one entry each
+    losers: list[tuple[str, int]] = field(default_factory=list)  # (worker, task): attempts that are in vain now
+    failed: list[tuple[int, int, str]] = field(default_factory=list)  # (task, attempt, worker): to be tried again
+    ignored: int = 0
 
 
 class Job:
     """The scheduler's record of one job."""
 
+    # What most jobs never change stands here: a job of one task must be cheap to make.
+    launched = 0
+    resting = 0
+    round = 0
+    reserved_total = 0
+    ever_eligible = False
+    rest_due = 0.0  # the deadline that is set for resting tasks; 0: none
+    how = ""  # "done" or "cancelled" once it is over; then with
+    ended_at = 0.0
+    detail = ""
+    slow: tuple[int, float] | None = None  # beyond which service time (s) a task is, and how many had ended then
+    transcript: Transcript | None = None  # what its tasks printed
+    # The ledger that `job show` prints.
+    probes = 0
+    no_ops = 0
+    cancels = 0
+    relaunches = 0
+    retries = 0
+    hedges = 0
+    _cursor = 0
+    _again: deque[int] | None = None  # relaunches go first
+    _samples: tuple[list[float], list[float]] | None = None  # of its times, once it is over
+
     def __init__(self, submit: m.Submit, client: str, now: float) -> None:
+        count = submit.count
+        indices = submit.indices
+        size = max(indices) + 1 if indices else count
         self.id = submit.job
         self.epoch = submit.epoch
         self.spec = submit.spec
         self.client = client
+        self.detached = submit.detached
         self.submitted_at = now
         self.function = submit.function
-        self.tasks = submit.count
-        indices = submit.indices or range(submit.count)
-        size = (max(indices) + 1) if submit.indices else submit.count
-        self.state = bytearray([ABSENT]) * size
-        self.attempts = [0] * size
-        self.place: list[str | None] = [None] * size  # the worker that a launched task is on
-        self._payloads: list[m.Payload | None] = self._spread(submit, size)
-        self.bytes = sum(map(len, submit.payloads)) + len(submit.function)
-        for index in indices:
-            self.state[index] = UNPLACED
-        self._fresh = list(indices)
-        self._cursor = 0
-        self._again: deque[int] = deque()  # relaunches go first
-        self.unplaced = submit.count
-        self.launched = 0
+        self.tasks = self.unplaced = count
         self.counts = [0] * len(m.STATUS_NAMES)
-        self.deaths: dict[int, int] = {}
-        if submit.deaths:
-            self.deaths = {i: n for i, n in zip(indices, submit.deaths, strict=True) if n}
-        self.stories: dict[int, list[str]] = {}  # per task: how each of its workers was lost
-        self.doomed: set[int] = set()  # launched tasks that are to be killed: never launched again
+        self.bytes = sum(map(len, submit.payloads)) + len(submit.function)
+        self._shared = len(submit.payloads) == 1  # one payload stands for all tasks
+        self._payloads: list[m.Payload | None] = list(submit.payloads)
+        self._fresh: Sequence[int] = indices or range(count)
+        self.state = bytearray(_UNPLACED * size)
+        if indices:
+            self.state = bytearray([ABSENT]) * size
+            for index in indices:
+                self.state[index] = UNPLACED
+            if not self._shared:
+                self._payloads = [None] * size
+                for index, payload in zip(indices, submit.payloads, strict=True):
+                    self._payloads[index] = payload
+        # One entry a task, for as long as its history is kept. Times are monotonic seconds, 0.0: not yet.
+        self.attempts = [0] * size
+        self.place: list[str] = [""] * size  # the worker of the last launch
+        self.launch_times = [0.0] * size
+        self.end_times = [0.0] * size
+        self.service_us = [0] * size
+        # Reservations: how many this job still has in each worker's queue.
+        self.reserved: dict[str, int] = {}
         self.workers: set[str] = set()  # that may have reservations or tasks of this job
         self.function_at: set[str] = set()  # workers that were sent the function on their present connection
-        # Reservations (late binding): how many this job still has in each worker's queue.
-        self.round = 0
-        self.reserved: dict[str, int] = {}
-        self.reserved_total = 0
-        self.ever_eligible = False
-        # The ledger that `job show` prints.
-        self.probes = 0
-        self.no_ops = 0
-        self.cancels = 0
-        self.relaunches = 0
-        self.queueing_s = array("f")
-        self.service_s = array("f")
-
-    @staticmethod
-    def _spread(submit: m.Submit, size: int) -> list[m.Payload | None]:
-        if len(submit.payloads) == 1:
-            return [submit.payloads[0]]
-        if not submit.indices:
-            return list(submit.payloads)
-        table: list[m.Payload | None] = [None] * size
-        for index, payload in zip(submit.indices, submit.payloads, strict=True):
-            table[index] = payload
-        return table
+        # What happens to few tasks, by number.
+        self.deaths: dict[int, int] = {}
+        self.stories: dict[int, list[str]] = {}  # how each of its workers was lost
+        self.doomed: dict[int, float] = {}  # launched and to be killed, with this grace: never launched again
+        self.failures: dict[int, int] = {}  # attempts that failed and may be tried again
+        self.rests: list[tuple[float, int]] = []  # heap: until when a task rests
+        self.twins: dict[
+            int, list[Attempt]
+        ] = {}  # given a second attempt: those that are live, at last the one that won
+        self.wanted: dict[int, None] = {}  # slow tasks that wait for a second attempt
+        self.events: dict[int, list[m.Event]] = {}
+        self.failed: dict[int, bytes] = {}  # the first that did not succeed, with their failures
+        if submit.deaths:
+            self.deaths = {i: n for i, n in zip(self._fresh, submit.deaths, strict=True) if n}
 
     @property
     def done(self) -> bool:
         """Whether every task is over."""
-        return not self.unplaced and not self.launched
+        return not self.unplaced and not self.launched and not self.resting
 
-    def payloads_of(self, indices: list[int]) -> list[m.Payload]:
-        """Return the payloads of these unfinished tasks: one each, or the single shared one."""
-        table = self._payloads
-        if len(table) == 1:
-            return [table[0]]  # type: ignore[list-item]  # kept until the job is over
-        return [table[index] for index in indices]  # type: ignore[misc]  # only tasks that are over lose theirs
+    @property
+    def needed(self) -> int:
+        """How many reservations have a use: those of unplaced tasks and of tasks that want a second attempt."""
+        return self.unplaced + len(self.wanted)
 
-    def take(self, count: int, worker: str) -> list[int]:
-        """Launch up to ``count`` unplaced tasks on ``worker``, relaunches first; return their numbers."""
+    @property
+    def status(self) -> str:
+        """ "waiting" (for a worker that can run it), "running", "done" or "cancelled"."""
+        return self.how or ("running" if self.ever_eligible else "waiting")
+
+    # -- launching
+
+    def take(self, now: float, count: int, worker: str) -> Launch:
+        """Launch up to ``count`` unplaced tasks on ``worker``, relaunches first."""
+        fresh, first = self._fresh, self._cursor
+        if not self._again and type(fresh) is range:
+            end = min(first + count, len(fresh))
+            if self.state.count(_UNPLACED, first, end) == end - first:
+                return self._take_run(now, first, end, worker)
         taken: list[int] = []
-        state = self.state
-        again = self._again
+        state, again = self.state, self._again
         while again and len(taken) < count:
             index = again.popleft()
             if state[index] == UNPLACED:
                 taken.append(index)
-        while len(taken) < count and self._cursor < len(self._fresh):
-            chunk = self._fresh[self._cursor : self._cursor + count - len(taken)]
+        while len(taken) < count and self._cursor < len(fresh):
+            chunk = fresh[self._cursor : self._cursor + count - len(taken)]
             self._cursor += len(chunk)
             taken += [index for index in chunk if state[index] == UNPLACED]
-        attempts, place = self.attempts, self.place
         for index in taken:
             state[index] = LAUNCHED
-            attempts[index] += 1
-            place[index] = worker
+            self.attempts[index] += 1
+            self.place[index] = worker
+            self.launch_times[index] = now
         self.unplaced -= len(taken)
         self.launched += len(taken)
+        return taken, [self.attempts[index] for index in taken], self.payloads_of(taken)
+
+    def _take_run(self, now: float, first: int, end: int, worker: str) -> Launch:
+        """Launch tasks ``first`` to ``end`` - 1, none of which was launched before."""
+        n = end - first
+        if n <= 0:
+            return [], [], []
+        self._cursor = end
+        if n == 1:  # as below
+            self.state[first] = LAUNCHED
+            self.attempts[first], self.place[first], self.launch_times[first] = 1, worker, now
+            self.unplaced -= 1
+            self.launched += 1
+            return [first], [1], [self._payloads[0 if self._shared else first]]  # type: ignore[list-item]
+        attempts = [1] * n
+        self.state[first:end] = _LAUNCHED * n
+        self.attempts[first:end] = attempts
+        self.place[first:end] = [worker] * n
+        self.launch_times[first:end] = [now] * n
+        self.unplaced -= n
+        self.launched += n
+        payloads = self._payloads if self._shared else self._payloads[first:end]
+        return list(range(first, end)), attempts, list(payloads)  # type: ignore[arg-type]  # kept until they are over
+
+    def take_second(self, now: float, count: int, worker: str) -> list[int]:
+        """Launch second attempts on ``worker``, of up to ``count`` tasks that want one and run elsewhere."""
+        taken: list[int] = []
+        for index in self.wanted:
+            if self.place[index] != worker and len(taken) < count:
+                taken.append(index)
+        for index in taken:
+            del self.wanted[index]
+            first = Attempt(self.place[index], self.attempts[index], self.launch_times[index])
+            self.attempts[index] += 1
+            self.twins[index] = [first, Attempt(worker, self.attempts[index], now)]
+        self.hedges += len(taken)
         return taken
 
-    def put_back(self, index: int) -> None:
-        """A launched task did not run, or its worker is gone: it is unplaced again, ahead of the others."""
-        self.state[index] = UNPLACED
-        self.place[index] = None
-        self._again.append(index)
-        self.launched -= 1
-        self.unplaced += 1
+    def payloads_of(self, indices: list[int]) -> list[m.Payload]:
+        """Return the payloads of these unfinished tasks: one each, or the single one that all share."""
+        table = self._payloads
+        if self._shared:
+            return [table[0]]  # type: ignore[list-item]  # kept until the job is over
+        return [table[index] for index in indices]  # type: ignore[misc]  # only tasks that are over lose theirs
 
-    def finish(self, index: int, status: int) -> None:
-        """Make an unfinished task final with ``status`` and drop its payload."""
-        if self.state[index] == LAUNCHED:
-            self.launched -= 1
-        else:
-            self.unplaced -= 1
-        self.state[index] = status
-        self.place[index] = None
-        self.counts[status] += 1
-        if len(self._payloads) > 1:
-            self._payloads[index] = None
+    # -- attempts that end
 
-    def results(self, message: m.Result, now: float) -> tuple[list[int], list[str]]:
-        """Apply a worker's results: the first result of an issued attempt wins, all others are ignored.
+    def settle_run(self, message: m.Result, worker: str, now: float) -> bool:
+        """Apply results of the usual kind: a run of tasks that ``worker`` was given and that have all succeeded.
 
-        Returns the positions within the message that counted, and for each the worker it was launched on
-        ("" when it was waiting for a relaunch).
+        Returns False, with nothing changed, for any others: they are for `results`.
         """
-        state, attempts, place, payloads = self.state, self.attempts, self.place, self._payloads
-        counts, size, waited = self.counts, len(self.state), now - self.submitted_at
-        shared = len(payloads) == 1
-        fresh: list[int] = []
-        workers: list[str] = []
-        launched = 0
+        indices = message.indices
+        n = len(indices)
+        if not n or self.twins or message.statuses != _SUCCEEDED * n:
+            return False
+        first = indices[0]
+        end = first + n
+        if (
+            end > len(self.state)
+            or self.state.count(_LAUNCHED, first, end) != n
+            or self.attempts[first:end] != message.attempts
+            or self.place[first:end] != [worker] * n
+            or (n > 1 and indices != list(range(first, end)))
+        ):
+            return False
+        self.state[first:end] = message.statuses
+        self.end_times[first:end] = [now] * n
+        self.service_us[first:end] = message.service_us
+        if not self._shared:
+            self._payloads[first:end] = [None] * n
+        self.counts[m.SUCCEEDED] += n
+        self.launched -= n
+        if self.wanted:
+            for index in indices:
+                self.wanted.pop(index, None)
+        return True
+
+    def results(self, message: m.Result, now: float) -> Settled:
+        """Apply a worker's results: the first result of an issued attempt wins, all others are ignored."""
+        settled = Settled()
+        state, attempts, size = self.state, self.attempts, len(self.state)
         rows = zip(message.indices, message.attempts, message.statuses, message.service_us, strict=True)
         for position, (index, attempt, status, service_us) in enumerate(rows):
-            if index >= size:
+            if index >= size or not UNPLACED <= state[index] <= RESTING or not 0 < attempt <= attempts[index]:
+                settled.ignored += 1
                 continue
-            before = state[index]
-            if before not in (UNPLACED, LAUNCHED) or not 0 < attempt <= attempts[index]:
-                continue
-            if before == LAUNCHED:
-                launched += 1
-            state[index] = status
-            counts[status] += 1
-            workers.append(place[index] or "")
-            place[index] = None
-            if not shared:
-                payloads[index] = None
-            fresh.append(position)
-            service_s = service_us * 1e-6
-            self.service_s.append(service_s)
-            self.queueing_s.append(max(0.0, waited - service_s))
-        self.launched -= launched
-        self.unplaced -= len(fresh) - launched
-        return fresh, workers
+            final: int | None = status
+            if status == m.RETRY or index in self.twins:
+                final = self._weigh(settled, index, attempt, status, now)
+            elif state[index] == LAUNCHED:
+                settled.places.append(self.place[index])
+            if final is not None:
+                self.finish(index, final, now)
+                self.service_us[index] = service_us
+                settled.over.append(position)
+                settled.statuses.append(final)
+        return settled
 
-    def release(self) -> None:
-        """The job is over: keep only what its ledger needs, at most QUANTILES samples of each distribution."""
-        self.state, self.attempts, self.place = bytearray(), [], []
-        self._payloads, self._fresh, self.function = [], [], b""
-        self.stories.clear()
-        self.workers.clear()
-        self.function_at.clear()
-        for samples in (self.queueing_s, self.service_s):
-            if len(samples) > QUANTILES:
-                samples[:] = array("f", sorted(samples)[:: -(-len(samples) // QUANTILES)])
+    def _weigh(self, settled: Settled, index: int, attempt: int, status: int, now: float) -> int | None:
+        """Return how the task ends by this result, None if it goes on: in another attempt, now or later."""
+        live = self.live(index)
+        mine = next((one for one in live if one.number == attempt), None)
+        others = [one for one in live if one is not mine]
+        if status == m.RETRY:
+            if mine is None:
+                settled.ignored += 1
+                return None
+            failures = self.failures[index] = self.failures.get(index, 0) + 1
+            if failures > self.spec.retries or index in self.doomed:
+                status = m.FAILED
+            else:
+                self.retries += 1
+                settled.failed.append((index, attempt, mine.worker))
+                settled.places.append(mine.worker)
+                if not self.drop(index, mine.worker):
+                    self._rest(index, failures, now)
+                return None
+        elif status == m.CANCELLED and mine is not None and others:
+            settled.places.append(mine.worker)
+            self.drop(index, mine.worker)
+            return None
+        settled.places += [one.worker for one in live]
+        if mine is not None and index in self.twins:
+            self.twins[index] = [mine]
+            self.place[index], self.launch_times[index] = mine.worker, mine.at
+        if index not in self.doomed:  # those are being killed already, with their grace
+            settled.losers += [(one.worker, index) for one in others]
+        return status
+
+    def _rest(self, index: int, failures: int, now: float) -> None:
+        """A launched task has failed: it waits for its back-off, which doubles with each failure."""
+        delay_s = min(BACKOFF_S_MAX, self.spec.backoff_s * 2.0 ** (failures - 1))
+        self.put_back(index)
+        if delay_s > 0.0:
+            self._again.pop()  # type: ignore[union-attr]  # where it was just put
+            self.unplaced -= 1
+            self.state[index] = RESTING
+            self.resting += 1
+            heappush(self.rests, (now + delay_s, index))
+
+    def wake(self, now: float) -> list[int]:
+        """The back-off of some tasks is over: they are unplaced again. Returns their numbers."""
+        woken: list[int] = []
+        while self.rests and self.rests[0][0] <= now:
+            _, index = heappop(self.rests)
+            if self.state[index] == RESTING:  # else it ended meanwhile
+                self.resting -= 1
+                self._unplace(index)
+                woken.append(index)
+        return woken
+
+    def put_back(self, index: int) -> None:
+        """No attempt of a launched task goes on, and it is not over: it is unplaced again, ahead of the others."""
+        self.launched -= 1
+        self.twins.pop(index, None)
+        self.wanted.pop(index, None)
+        self._unplace(index)
+
+    def _unplace(self, index: int) -> None:
+        self.state[index] = UNPLACED
+        self.unplaced += 1
+        if self._again is None:
+            self._again = deque()
+        self._again.append(index)
+
+    def drop(self, index: int, worker: str) -> bool:
+        """The attempt at ``worker`` is over and the task is not; return whether another attempt goes on."""
+        left = [one for one in self.twins.get(index, ()) if one.worker != worker]
+        if left:
+            self.twins[index] = left
+            self.place[index], self.launch_times[index] = left[0].worker, left[0].at
+        return bool(left)
+
+    def finish(self, index: int, status: int, now: float) -> None:
+        """Make an unfinished task final with ``status`` and drop its payload."""
+        state = self.state[index]
+        if state == LAUNCHED:
+            self.launched -= 1
+        elif state == UNPLACED:
+            self.unplaced -= 1
+        else:
+            self.resting -= 1
+        self.state[index] = status
+        self.end_times[index] = now
+        self.counts[status] += 1
+        if not self._shared:
+            self._payloads[index] = None
+        if self.wanted:
+            self.wanted.pop(index, None)
+
+    # -- looking
+
+    def live(self, index: int) -> list[Attempt]:
+        """Return the attempts of a task that may be running: one if it is launched, or two."""
+        if self.state[index] != LAUNCHED:
+            return []
+        one = Attempt(self.place[index], self.attempts[index], self.launch_times[index])
+        return self.twins.get(index) or [one]
+
+    def attempt_at(self, index: int, worker: str) -> int:
+        """Return the number of the attempt of a task that is live at ``worker``, 0 if none is."""
+        if index >= len(self.state) or self.state[index] != LAUNCHED:
+            return 0
+        if index in self.twins:
+            return next((one.number for one in self.twins[index] if one.worker == worker), 0)
+        return self.attempts[index] if self.place[index] == worker else 0
 
     def launched_on(self, worker: str) -> list[int]:
-        """Return the tasks that are launched on ``worker``."""
-        return [index for index, place in enumerate(self.place) if place == worker]
+        """Return the tasks that have a live attempt on ``worker``."""
+        state = self.state
+        found = [i for i, place in enumerate(self.place) if place == worker and state[i] == LAUNCHED]
+        if self.twins:
+            others = ((i, live[-1].worker) for i, live in self.twins.items() if state[i] == LAUNCHED)
+            found += [i for i, other in others if other == worker and self.place[i] != worker]
+        return found
+
+    def launched_tasks(self) -> Iterator[int]:
+        """Yield the tasks that are launched."""
+        index = self.state.find(_LAUNCHED)
+        while index >= 0:
+            yield index
+            index = self.state.find(_LAUNCHED, index + 1)
+
+    def places(self) -> set[str]:
+        """Return the workers that have live attempts."""
+        found = {self.place[index] for index in self.launched_tasks()}
+        for index, live in self.twins.items():
+            if self.state[index] == LAUNCHED:
+                found.update(one.worker for one in live)
+        return found
 
     def unfinished(self, indices: Iterable[int] = ()) -> list[int]:
-        """Return those of ``indices`` (none given: of all tasks) that are unplaced or launched."""
+        """Return those of ``indices`` (none given: of all tasks) that are not over."""
         state = self.state
         wanted = list(indices) or range(len(state))
-        return [i for i in wanted if i < len(state) and state[i] in (UNPLACED, LAUNCHED)]
+        return [i for i in wanted if i < len(state) and UNPLACED <= state[i] <= RESTING]
+
+    def times(self) -> tuple[list[float], list[float]]:
+        """Return queueing and service times in seconds of tasks that ran to an end: QUANTILES at most, evenly taken."""
+        if self._samples is not None:
+            return self._samples
+        ran = self.state.translate(_RAN)
+        step = max(1, -(-sum(ran) // QUANTILES))
+        service_s = [us * 1e-6 for us in islice(compress(self.service_us, ran), 0, None, step)]
+        ends = islice(compress(self.end_times, ran), 0, None, step)
+        since = self.submitted_at
+        samples = [max(0.0, at - since - s) for at, s in zip(ends, service_s, strict=True)], service_s
+        if self.how:
+            self._samples = samples
+        return samples
+
+    # -- the end
+
+    def abandon(self) -> None:
+        """Nobody wants this job any more: what is not over counts as cancelled."""
+        self.counts[m.CANCELLED] += self.unplaced + self.launched + self.resting
+        self.unplaced = self.launched = self.resting = 0
+        self.state = self.state.translate(_ABANDONED)
+        self.twins.clear()
+        self.wanted.clear()
+
+    def release(self) -> None:
+        """The job is over: keep what its ledger and the history of its tasks need."""
+        self._payloads, self._fresh, self._again, self.function = [], (), None, b""
+        self.workers.clear()
+        self.function_at.clear()
+        if self.stories or self.doomed or self.failures or self.rests or self.deaths:
+            for kept in (self.stories, self.doomed, self.failures, self.deaths):
+                kept.clear()
+            self.rests.clear()
+
+    def forget_rows(self) -> None:
+        """Keep no history of single tasks any more."""
+        self._samples = self.times()
+        self.state, self.attempts, self.place = bytearray(), [], []
+        self.launch_times, self.end_times, self.service_us = [], [], []
+        self.events, self.failed, self.twins = {}, {}, {}
+
+    # -- reservations
 
     def reserve(self, worker: str, count: int) -> None:
         """Note ``count`` more reservations at ``worker``."""

@@ -1,30 +1,29 @@
 """The node monitor: a worker's brain. Queues reservations, asks for tasks, hands them to slots, reports results.
 
-Owns: the connections to schedulers and what goes over them, the queue, drain. Must not know: sockets,
-processes, clocks, or what a payload holds (user code runs in slots, never here).
+Owns: what is asked and answered over its connections, drain. Must not know: sockets, processes, clocks, or what a
+payload holds (user code runs in slots, never here).
 
 SOSP 2013, 3.5: a reservation that reaches the head of the queue while a slot is free becomes a request; the
-answer is a task or a no-op. `workplace` holds the slots' side of this; this room talks to schedulers.
+answer is a task or a no-op. `workplace` holds the slots' side of this, `connections` makes and mends the connections;
+this room talks to schedulers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
-
-import msgspec
+from typing import Any
 
 from sparrowmq import limits
-from sparrowmq.core.effects import AnyEffect, Close, Connect, Exit, Log, Send
+from sparrowmq.core.connections import Connections
+from sparrowmq.core.effects import AnyEffect, Exit, Log
 from sparrowmq.core.links import Link, Request
+from sparrowmq.core.outputs import Outputs
 from sparrowmq.core.queue import Entry
 from sparrowmq.core.slots import Batch
 from sparrowmq.core.timers import Timers
 from sparrowmq.core.workplace import Workplace
 from sparrowmq.protocol import messages as m
 from sparrowmq.settings import WorkerSettings
-
-REFUSED_RETRY_S: Final = 5.0
 
 
 class NodeMonitor:
@@ -45,21 +44,22 @@ class NodeMonitor:
         self.id = id
         self.incarnation = incarnation
         self.settings = settings
-        self.links: dict[str, Link] = {}
         self.draining = False
         self._left = False
-        self._hello = m.Hello(m.PROTOCOL, package, m.WORKER, id, incarnation, python, host, pid, slots)
-        self._peers: dict[int, Link] = {}
-        self._last_peer = 0
         self._last_request = 0
         self._timers: Timers[tuple[Any, ...]] = Timers()
         self._effects: list[AnyEffect] = []
         self._now = 0.0
-        self._watching = False
+        self._outputs = Outputs(self._effects)
         self.place = Workplace(slots, settings, self._effects, self._timers, self._report, self._give_back)
+        hello = m.Hello(m.PROTOCOL, package, m.WORKER, id, incarnation, python, host, pid, slots)
+        self.connections = Connections(hello, settings, self.place, self._effects, self._timers)
+        self.links = self.connections.links
+        self._send = self.connections.send
+        self._forget_request = self.connections.forget_request
         self._handlers: dict[type, Callable[[float, Link, Any], None]] = {
             m.Welcome: self._on_welcome,
-            m.Refused: self._on_refused,
+            m.Refused: self.connections.refused,
             m.Probe: self._on_probe,
             m.Task: self._on_task,
             m.NoOp: self._on_no_op,
@@ -69,15 +69,17 @@ class NodeMonitor:
             m.Kill: self._on_kill,
             m.Ping: lambda now, link, message: self._send(link, m.Pong(message.n)),
             m.Goodbye: self._on_goodbye,
+            m.Drain: self._on_drain,
         }
         self._due: dict[str, Callable[..., None]] = {
-            "connect": self._due_connect,
-            "grace": self._due_grace,
+            "connect": self.connections.due_connect,
+            "grace": self.connections.due_grace,
             "unanswered": self._due_unanswered,
-            "silence": self._due_silence,
+            "silence": self.connections.due_silence,
             "deadline": self._due_deadline,
             "watch": self.place.due_watch,
-            "clock": self.place.due_clock,
+            "clock": self.place.endings.due_clock,
+            "grace_over": self.place.endings.due_grace_over,
             "respawn": self.place.due_respawn,
         }
 
@@ -95,27 +97,16 @@ class NodeMonitor:
     def schedulers_changed(self, now: float, addresses: dict[str, str]) -> None:
         """The registry lists these schedulers (id -> address of their worker socket)."""
         self._now = now
-        for known in self.links.values():
-            known.listed = known.scheduler in addresses
-        for scheduler, address in addresses.items():
-            link = self.links.get(scheduler)
-            if link is None and len(self.links) < self.settings.limits.schedulers:
-                link = self.links[scheduler] = Link(scheduler, address, down_since=now)
-            if link is not None:
-                link.address = address
-                self._connect(now, link)
+        self.connections.listed(now, addresses)
 
     def receive(self, now: float, peer: int, message: m.AnyMessage) -> None:
         """A message from a scheduler. Never raises for anything that decodes."""
         self._now = now
-        link = self._peers.get(peer)
+        link = self.connections.peers.get(peer)
         handler = self._handlers.get(type(message))
         if link is None or handler is None:
             return
-        link.heard_at = now
-        if link.silent:
-            link.silent = False
-            self.place.queue.unpark(link.scheduler)
+        self.connections.heard(now, link)
         if not link.welcomed and not isinstance(message, m.Welcome | m.Refused):
             return
         handler(now, link, message)
@@ -123,52 +114,7 @@ class NodeMonitor:
     def lost(self, now: float, peer: int) -> None:
         """The connection is gone: what was asked over it is queued again, and it is tried anew."""
         self._now = now
-        link = self._peers.get(peer)
-        if link is not None:
-            self._disconnected(now, link)
-            self._timers.add(now + link.retry_after_s(), ("connect", link.scheduler))
-
-    def _disconnected(self, now: float, link: Link) -> None:
-        self._peers.pop(link.peer, None)
-        link.failures = 0 if link.welcomed else link.failures + 1
-        if link.welcomed:
-            link.down_since = now
-            self._timers.add(now + self.settings.scheduler_grace_s, ("grace", link.scheduler, now))
-            self._log("info", "scheduler lost", scheduler=link.scheduler)
-        link.peer, link.welcomed, link.silent = 0, False, False
-        for request in list(link.requests.values()):
-            self._forget_request(link, request)
-            entry = Entry(link.scheduler, request.job, request.epoch, request.round, request.count)
-            self.place.queue.add(entry, first=True)
-        self.place.queue.park(link.scheduler)
-
-    def _connect(self, now: float, link: Link) -> None:
-        if link.peer or self.draining:
-            return
-        self._last_peer += 1
-        link.peer = self._last_peer
-        link.heard_at = now
-        self._peers[link.peer] = link
-        self._effects.append(Connect(link.peer, link.address))
-        hello = msgspec.structs.replace(
-            self._hello, reserved=self.place.reserved_by(link.scheduler), held=self._held_by(link)
-        )
-        self._effects.append(Send(link.peer, hello))
-        if not self._watching:
-            self._watching = True
-            self._timers.add(now + self.settings.ping_interval_s, ("silence",))
-
-    def _held_by(self, link: Link) -> list[m.Held]:
-        """Return the inventory of this scheduler's tasks: queued, at slots, or ended and not acknowledged."""
-        tasks: dict[tuple[str, int], list[tuple[int, int]]] = {}
-        for some in (*self.place.held_by(link.scheduler), *link.outbox):
-            tasks.setdefault((some.job, some.epoch), []).extend(zip(some.indices, some.attempts, strict=True))
-        held = []
-        for (job, epoch), pairs in tasks.items():
-            for first in range(0, len(pairs), limits.TASKS_PER_JOB_MAX):
-                indices, attempts = zip(*pairs[first : first + limits.TASKS_PER_JOB_MAX], strict=True)
-                held.append(m.Held(job, epoch, list(indices), list(attempts)))
-        return held
+        self.connections.lost(now, peer)
 
     # -- the driver's side: slots (see Workplace for what they mean)
 
@@ -182,17 +128,35 @@ class NodeMonitor:
     ) -> None:
         """The slot's tasks from ``first_seq`` on have ended."""
         self._now = now
+        if len(self._outputs):
+            self._outputs.ended(slot, first_seq + len(statuses) - 1)
         self.place.results(now, slot, first_seq, statuses, service_us, payloads)
 
     def slot_exited(self, now: float, slot: int, cause: str, current_seq: int) -> None:
         """The slot's process is gone; ``current_seq`` is the task that it was running, 0 if none."""
         self._now = now
+        self._outputs.ended(slot, self.place.slots[slot].last_seq)
         self.place.exited(now, slot, cause, current_seq)
 
     def slot_reclaimed(self, now: float, slot: int, after_seq: int) -> None:
         """Nothing with a sequence number above ``after_seq`` that the slot held at the reclaim ever starts."""
         self._now = now
-        self.place.reclaimed(slot, after_seq)
+        self.place.reclaimed(now, slot, after_seq)
+
+    def slot_retired(self, now: float, slot: int) -> None:
+        """The slot's process has grown too large: it is replaced once it has nothing to do."""
+        self._now = now
+        self.place.retire(slot)
+
+    def slot_output(self, now: float, slot: int, seq: int, stream: int, data: bytes) -> None:
+        """Task ``seq``, which the slot runs, has written this to standard output (``stream`` 1) or error (2)."""
+        self._now = now
+        batch = self.place.slots[slot].holder(seq)
+        link = self.links.get(batch.scheduler) if batch is not None else None
+        if batch is not None and link is not None and link.welcomed:
+            at = seq - batch.first_seq
+            output = m.Output(batch.job, batch.epoch, batch.indices[at], batch.attempts[at], stream, data)
+            self._outputs.forward(now, link.peer, slot, seq, output)
 
     # -- the driver's side: time
 
@@ -208,6 +172,7 @@ class NodeMonitor:
 
     def take_effects(self) -> list[AnyEffect]:
         """Return what is to be done since the last call, in order. Free slots ask for tasks here, once a turn."""
+        self.place.replace_retired()
         self._feed()
         if self.draining and not self._left:
             self._leave_if_drained()
@@ -218,11 +183,12 @@ class NodeMonitor:
     def drain(self, now: float, deadline: float) -> None:
         """Finish what runs, hand everything else back, then exit; at ``deadline`` exit anyway."""
         self._now = now
+        self._timers.add(deadline, ("deadline",))
         if self.draining:
             return
+        self.connections.closed = True
         self.draining = True
         self._log("info", "draining", running=self.place.running())
-        self._timers.add(deadline, ("deadline",))
         for link in self.links.values():
             if link.welcomed:
                 self._send(link, m.Goodbye("draining"))
@@ -234,26 +200,14 @@ class NodeMonitor:
     # -- messages from schedulers
 
     def _on_welcome(self, now: float, link: Link, message: m.Welcome) -> None:
-        if link.incarnation and link.incarnation != message.incarnation:
-            self._drop_entries(link)  # it was restarted and knows nothing of them
-        link.incarnation = message.incarnation
-        link.welcomed = True
-        link.failures = 0
-        self.place.queue.unpark(link.scheduler)
-        self._log("info", "scheduler found", scheduler=link.scheduler, address=link.address)
-        for result in link.outbox:
-            self._send(link, result)
+        self.connections.welcomed(link, message)
         if self.draining:
             self._send(link, m.Goodbye("draining"))
 
-    def _on_refused(self, now: float, link: Link, message: m.Refused) -> None:
-        self._log("error", "refused by scheduler", scheduler=link.scheduler, code=message.code, detail=message.detail)
-        self._drop_link(now, link, REFUSED_RETRY_S)
-
-    def _drop_link(self, now: float, link: Link, retry_after_s: float) -> None:
-        self._effects.append(Close(link.peer))
-        self._disconnected(now, link)
-        self._timers.add(now + retry_after_s, ("connect", link.scheduler))
+    def _on_drain(self, now: float, link: Link, message: m.Drain) -> None:
+        if message.worker == self.id:
+            self._log("info", "told to drain", scheduler=link.scheduler, grace_s=message.grace_s)
+            self.drain(now, now + message.grace_s)
 
     def _on_probe(self, now: float, link: Link, probe: m.Probe) -> None:
         if self._stale(link, probe.job, probe.epoch):
@@ -297,18 +251,29 @@ class NodeMonitor:
         if function is None:
             self._give_back(link.scheduler, task.job, task.epoch, task.indices, task.attempts, "function")
             return
+        if task.eager:
+            self._start_now(now, link, task, function)
+            return
         if not task.request:
             entry = Entry(link.scheduler, task.job, task.epoch, task.round, len(task.indices), task, function)
             self._enqueue(link, entry)
             return
         slot = self.place.slots[request.slot] if request is not None else None
-        if slot is None or not slot.ready:  # too late for that slot
+        if slot is None or not slot.takes_answers:  # too late for that slot
             slot = self.place.idle()
         if self.draining or slot is None:
             reason = "drain" if self.draining else "late"
             self._give_back(link.scheduler, task.job, task.epoch, task.indices, task.attempts, reason)
         else:
             self.place.hand(now, slot, task, link.scheduler, function)
+
+    def _start_now(self, now: float, link: Link, task: m.Task, function: m.Payload) -> None:
+        """Its scheduler believes this worker idle: start the task, or say that it is not."""
+        slot = None if self.draining or self.place.queue.head() is not None else self.place.idle()
+        if slot is not None and len(task.indices) == 1:
+            self.place.hand(now, slot, task, link.scheduler, function)
+        else:
+            self._give_back(link.scheduler, task.job, task.epoch, task.indices, task.attempts, "busy")
 
     def _on_no_op(self, now: float, link: Link, message: m.NoOp) -> None:
         request = link.requests.get(message.request)
@@ -317,15 +282,11 @@ class NodeMonitor:
             self._consume(link, request, message.count)
 
     def _consume(self, link: Link, request: Request, count: int) -> None:
+        count = min(count, request.count)
         request.count -= count
-        if request.count <= 0:
-            self._forget_request(link, request)
-
-    def _forget_request(self, link: Link, request: Request) -> None:
-        link.requests.pop(request.number, None)
-        slot = self.place.slots[request.slot]
-        if slot.request == request.number:
-            slot.request = 0
+        self.place.slots[request.slot].answered(request.job, count)
+        if not request.count:
+            del link.requests[request.number]
 
     def _on_cancel(self, now: float, link: Link, message: m.Cancel) -> None:
         self.place.queue.cancel(link.scheduler, message.job, message.epoch, message.round)
@@ -334,11 +295,11 @@ class NodeMonitor:
         self.place.recall(link.scheduler, message)
 
     def _on_kill(self, now: float, link: Link, message: m.Kill) -> None:
-        self.place.kill(link.scheduler, message)
+        self.place.kill(now, link.scheduler, message)
 
     def _on_goodbye(self, now: float, link: Link, message: m.Goodbye) -> None:
         if message.reason != "draining":
-            self._drop_link(now, link, link.retry_after_s())
+            self.connections.drop(now, link)
 
     # -- towards schedulers
 
@@ -349,7 +310,7 @@ class NodeMonitor:
         if self._unacknowledged() > self.settings.limits.unacked_bytes:
             return
         for slot in self.place.slots:
-            while slot.ready and not slot.request:
+            while slot.ready:
                 entry = self.place.queue.head()
                 if entry is None:
                     return
@@ -368,7 +329,7 @@ class NodeMonitor:
         self._last_request += 1
         number = self._last_request
         link.requests[number] = Request(number, slot, entry.job, entry.epoch, entry.round, count, self._now)
-        self.place.slots[slot].request = number
+        self.place.slots[slot].ask(entry.job, count)
         self._send(link, m.Request(number, entry.job, entry.epoch, entry.round, count))
         if not link.waiting:
             link.waiting = True
@@ -398,39 +359,10 @@ class NodeMonitor:
         if link is not None and (indices or request):
             self._send(link, m.Returned(request, job, epoch, indices, attempts, reason))
 
-    def _send(self, link: Link, message: m.AnyMessage) -> None:
-        if link.welcomed:
-            self._effects.append(Send(link.peer, message))
-
     def _log(self, level: str, event: str, **fields: object) -> None:
         self._effects.append(Log(level, event, fields))
 
     # -- deadlines
-
-    def _due_connect(self, now: float, scheduler: str) -> None:
-        link = self.links.get(scheduler)
-        if link is None or link.peer:
-            return
-        if link.listed or now - link.down_since < self.settings.scheduler_grace_s:
-            self._connect(now, link)
-        else:
-            self._forget(link)
-
-    def _due_grace(self, now: float, scheduler: str, down_since: float) -> None:
-        """A scheduler has been away for long: its clients have gone elsewhere."""
-        link = self.links.get(scheduler)
-        if link is not None and not link.welcomed and link.down_since == down_since:
-            self._drop_entries(link)
-            if not link.listed and not link.peer:
-                self._forget(link)
-
-    def _drop_entries(self, link: Link) -> None:
-        self.place.queue.remove(lambda entry: entry.scheduler == link.scheduler)
-
-    def _forget(self, link: Link) -> None:
-        self._drop_entries(link)
-        self.place.queue.unpark(link.scheduler)
-        self.links.pop(link.scheduler, None)
 
     def _due_unanswered(self, now: float, scheduler: str) -> None:
         """A request without an answer: use the slot for others until this scheduler is heard (DESIGN rule 11)."""
@@ -447,15 +379,6 @@ class NodeMonitor:
         link.waiting = oldest is not None
         if oldest is not None:
             self._timers.add(oldest + self.settings.request_timeout_s, ("unanswered", scheduler))
-
-    def _due_silence(self, now: float) -> None:
-        """A scheduler pings its workers; one that says nothing for long is as good as disconnected."""
-        for link in list(self.links.values()):
-            if link.peer and now - link.heard_at > self.settings.silent_after_s:
-                self._drop_link(now, link, link.retry_after_s())
-        self._watching = bool(self.links)
-        if self._watching:
-            self._timers.add(now + self.settings.ping_interval_s, ("silence",))
 
     def _leave_if_drained(self) -> None:
         asking = any(link.requests or (link.welcomed and len(link.outbox)) for link in self.links.values())

@@ -11,9 +11,10 @@ from typing import Final
 
 from sparrowmq.core.effects import Exit
 from sparrowmq.core.job import Job
-from sparrowmq.core.peers import Client, Finished
+from sparrowmq.core.peers import Client
 from sparrowmq.core.placer import Placer
 from sparrowmq.core.state import State
+from sparrowmq.core.transcripts import Transcripts
 from sparrowmq.protocol import messages as m
 
 OUTCOME_BYTES: Final = 16  # of an outcome beside its payload
@@ -22,17 +23,23 @@ OUTCOME_BYTES: Final = 16  # of an outcome beside its payload
 class Outcomes:
     """Ends tasks and jobs of one scheduler."""
 
-    def __init__(self, state: State, placer: Placer) -> None:
+    def __init__(self, state: State, placer: Placer, transcripts: Transcripts) -> None:
         self._state = state
         self._placer = placer
+        self._transcripts = transcripts
+
+    # -- placing, as far as clients take what comes of it
 
     def place(self, now: float, job: Job) -> None:
         """Place what is unplaced, unless the job's client has no credit for more outcomes (DESIGN rule 11)."""
-        client = self._state.clients[job.client]
-        if not self.has_credit(client):
-            client.starved = True
-            return
-        self.expect_loads(self._placer.place(now, job), job)
+        if not job.detached:
+            client = self._state.clients[job.client]
+            if not self.has_credit(client):
+                client.starved = True
+                return
+        until = self._placer.place(now, job)
+        if until is not None:
+            self.expect_loads(until, job)
 
     def expect_loads(self, until: float | None, job: Job) -> None:
         """A round of load probes is out until then (None: none is)."""
@@ -43,6 +50,13 @@ class Outcomes:
         """Whether this client takes its outcomes fast enough to be given more."""
         return client.outbox.bytes < self._state.settings.limits.client_credit_bytes
 
+    def may_launch(self, job: Job) -> bool:
+        """Whether the job's client is there and takes its outcomes; a detached job needs none."""
+        if job.detached:
+            return True
+        client = self._state.clients[job.client]
+        return client.peer is not None and self.has_credit(client)
+
     def acknowledged(self, now: float, client: Client, seq: int) -> None:
         """The client has every outcome up to ``seq``."""
         before = client.outbox.bytes
@@ -50,7 +64,8 @@ class Outcomes:
         self._state.bytes -= before - client.outbox.bytes
         if client.starved and self.has_credit(client):
             self.resume(now, client)
-        self.leave_if_drained()
+        if self._state.draining:
+            self.leave_if_drained()
 
     def resume(self, now: float, client: Client) -> None:
         """The client can take outcomes again: place what was held back."""
@@ -58,15 +73,28 @@ class Outcomes:
         for job_id in sorted(client.jobs):
             self.place(now, self._state.jobs[job_id])
 
+    # -- tasks that end
+
     def report(self, job: Job, indices: list[int], statuses: bytes, payloads: list[m.Payload]) -> None:
-        """Tell the client that these tasks are over."""
+        """Tell the client that these tasks are over; nobody, where the job is detached."""
         state = self._state
+        state.count("outcomes", len(indices))
+        if statuses.count(m.SUCCEEDED) != len(indices):
+            state.history.failed(job, indices, statuses, payloads)
+        if job.detached:
+            return
         client = state.clients[job.client]
         size = sum(map(len, payloads)) + OUTCOME_BYTES * len(indices)
         outcome = m.Outcome(client.outbox.next_seq, job.id, job.epoch, indices, statuses, payloads)
         state.bytes += size
-        state.count("outcomes", len(indices))
         state.send(client.peer, client.outbox.put(outcome, size))
+
+    def settle(self, now: float, job: Job) -> None:
+        """Some tasks of the job are over: close it if all are, withdraw reservations that have no use any more."""
+        if job.done:
+            self.close(now, job, "done" if job.counts[m.CANCELLED] < job.tasks else "cancelled")
+        elif job.reserved_total and not job.unplaced and not job.wanted:
+            self._placer.withdraw(job)
 
     def end(self, now: float, job: Job, indices: list[int], status: int, payload: bytes) -> None:
         """These unfinished tasks are over without a result of their own."""
@@ -74,51 +102,66 @@ class Outcomes:
             return
         workers = self._state.workers
         for index in indices:
-            worker = workers.get(job.place[index] or "")
-            if worker is not None:
-                worker.launched -= 1
-            job.finish(index, status)
+            for attempt in job.live(index):
+                if attempt.worker in workers:
+                    workers[attempt.worker].launched -= 1
+            job.finish(index, status, now)
         self.report(job, indices, bytes([status]) * len(indices), [payload] * len(indices))
-        if not job.unplaced and job.reserved_total:
-            self._placer.withdraw(job)
-        if job.done:
-            self.close(now, job, "done" if job.counts[m.CANCELLED] < job.tasks else "cancelled")
+        self.settle(now, job)
 
-    def take_back(self, now: float, job: Job, indices: Iterable[int]) -> None:
-        """These launched tasks have not run and will not run where they were: place them again, or kill for good."""
+    def take_back(
+        self, now: float, job: Job, worker_id: str, indices: Iterable[int], why: str, *, killed: bytes = b""
+    ) -> None:
+        """The attempts of these tasks at a worker are over without a result: place them again, or kill them for good.
+
+        Where a second attempt goes on elsewhere the task just goes on. ``killed`` is the payload of those that were
+        to be killed, ``why`` is for their history: "reason", or "reason: detail".
+        """
+        state = self._state
         doomed: list[int] = []
+        worker = state.workers.get(worker_id)
+        kind, _, detail = why.partition(": ")
         for index in indices:
-            worker = self._state.workers.get(job.place[index] or "")
             if worker is not None:
                 worker.launched -= 1
+            state.history.note(now, job, index, kind, job.attempt_at(index, worker_id), worker_id, detail)
+            if job.drop(index, worker_id):
+                continue
             job.put_back(index)
             if index in job.doomed:
                 doomed.append(index)
             else:
                 job.relaunches += 1
-        self.end(now, job, doomed, m.CANCELLED, b"")
+        self.end(now, job, doomed, m.CANCELLED, killed)
+
+    # -- jobs that end
 
     def abort(self, now: float, job: Job, why: str) -> None:
         """Nobody wants this job any more: end what runs of it, report nothing to anyone."""
-        for worker_id in sorted({place for place in job.place if place is not None}):
+        for worker_id in sorted(job.places()):
             worker = self._state.workers[worker_id]
             worker.launched -= len(job.launched_on(worker_id))
             self._state.send(worker.peer, m.Kill(job.id, job.epoch))
+        job.abandon()
         self.close(now, job, "cancelled", why)
 
     def close(self, now: float, job: Job, how: str, detail: str = "") -> None:
-        """The job is over: keep only its ledger."""
+        """The job is over: keep only its ledger and its history."""
         state = self._state
         self._placer.ended(job)
         del state.jobs[job.id]
-        client = state.clients.get(job.client)
-        if client is not None:
-            client.jobs.discard(job.id)
+        if not job.detached:
+            state.clients[job.client].jobs.discard(job.id)
         state.tasks -= job.tasks
         state.bytes -= job.bytes
+        job.how, job.ended_at, job.detail = how, now, detail
         job.release()
-        state.finished.append(Finished(job, how, now, detail))
-        self.leave_if_drained()
+        self._transcripts.over(job)
+        forgotten = state.history.add(job)
+        if forgotten is not None and forgotten.transcript is not None:
+            self._transcripts.forget(forgotten)
+        if state.draining:
+            self.leave_if_drained()
 
     def leave_if_drained(self) -> None:
         """Exit once a drain has nothing left to wait for."""

@@ -1,6 +1,6 @@
 """A scheduler's records of its peers, and of what it once did for them.
 
-Owns: what a scheduler remembers of each worker, client and finished job. Must not know: what it decides from that.
+Owns: what a scheduler remembers of each worker and client. Must not know: what it decides from that.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sparrowmq.core.effects import Peer
-from sparrowmq.core.job import Job
 from sparrowmq.core.outbox import Outbox
 from sparrowmq.protocol import messages as m
 
@@ -25,6 +24,7 @@ class Worker:
     lost_at: float | None = None
     draining: bool = False
     full_until: float = 0.0  # its queue was full: not probed before
+    busy_until: float = 0.0  # it was not as idle as it seemed: not believed so before
     launched: int = 0
     done: int = 0
     rtt_s: float = 0.0
@@ -49,16 +49,6 @@ class Client:
     outbox: Outbox[m.Outcome] = field(default_factory=Outbox)
     starved: bool = False  # without credit: some of its tasks were refused to a request
     gone_at: float | None = None
-
-
-@dataclass(slots=True)
-class Finished:
-    """A job that is over, for `job list`. ``how``: "done" or "cancelled"; ``detail``: why, where that needs saying."""
-
-    job: Job
-    how: str
-    ended_at: float
-    detail: str
 
 
 @dataclass(slots=True)

@@ -3,6 +3,9 @@
 Owns: rounds of probes (late binding) and of load samples (early binding), which worker may get what, and the
 task messages. Must not know: clients, results, or how a worker came to be known or lost; `Scheduler` tells it.
 
+A worker that seems idle is given a task at once, to be given back if it is not: binding stays late, since nothing
+starts behind anything else.
+
 Late binding (SOSP 2013, 3.5): reservations are counted per worker, never fewer than the unplaced tasks; a
 request takes tasks, the last task placed cancels the remaining reservations (3.6).
 """
@@ -10,7 +13,7 @@ request takes tasks, the last task placed cancels the remaining reservations (3.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from sparrowmq.core.effects import Peer
@@ -24,6 +27,8 @@ from sparrowmq.placement.probe_ratio import probes
 from sparrowmq.protocol import messages as m
 
 SAMPLING_TIMEOUT_S: Final = 0.25  # a probed worker that has not answered by then is not waited for
+IDLE_LOOKS: Final = 8  # so many random workers are looked at for one that seems idle
+BUSY_PAUSE_S: Final = 0.1  # a worker that seemed idle and was not is believed busy for so long
 FULL_PAUSE_S: Final = 1.0  # a worker whose queue was full is not probed for so long
 
 Emit = Callable[[Peer, m.AnyMessage], None]
@@ -37,7 +42,8 @@ def suits(job: Job, worker: Worker) -> bool:
 class Placer:
     """Places unplaced tasks. ``workers`` is the scheduler's own table, read only here."""
 
-    def __init__(self, workers: dict[str, Worker], rng: random.Random, emit: Emit) -> None:
+    def __init__(self, workers: dict[str, Worker], rng: random.Random, emit: Emit, *, eager: bool = True) -> None:
+        self._eager = eager
         self._workers = workers
         self._rng = rng
         self._emit = emit
@@ -79,11 +85,13 @@ class Placer:
         policy = POLICIES[job.spec.policy]
         if policy.late:
             missing = job.unplaced - job.reserved_total
+            if missing > 0 and self._eager and not job.reserved_total:
+                missing -= self._push_to_idle(now, job, workers)
             if missing > 0:
                 job.round += 1
                 self._reserve(job, late_binding.reserve(self._rng, workers, missing, job.spec.probe_ratio))
         elif not policy.samples:
-            self._push(job, uniform.place(self._rng, workers, job.unplaced))
+            self._push(now, job, uniform.place(self._rng, workers, job.unplaced))
         elif job.id not in self._sampling:
             job.round += 1
             sampling = Sampling(self._rng, policy, workers, job.unplaced, job.spec.probe_ratio, job.round)
@@ -111,24 +119,58 @@ class Placer:
             job.workers.add(worker_id)
             self._emit(worker.peer, m.Probe(job.id, job.epoch, job.round, count))
 
-    def _push(self, job: Job, counts: dict[str, int]) -> None:
+    def _push_to_idle(self, now: float, job: Job, workers: list[str]) -> int:
+        """Launch tasks on workers that seem to have free slots, one a slot; return how many."""
+        looked = workers if len(workers) <= IDLE_LOOKS else self._rng.sample(workers, IDLE_LOOKS)
+        first = self._rng.randrange(len(looked)) if len(looked) > 1 else 0
+        some = [self._workers[worker_id] for worker_id in looked[first:] + looked[:first]]
+        pushed = 0
+        while some and job.unplaced:
+            some = [w for w in some if w.launched < w.hello.slots and w.busy_until <= now]
+            for worker in some[: job.unplaced]:
+                pushed += self._launch(now, job, worker, 1, request=0, eager=True)
+        return pushed
+
+    def reserve_elsewhere(self, now: float, job: Job, worker_id: str, count: int) -> None:
+        """Leave reservations for ``count`` second attempts of tasks that run on this worker: on others."""
+        others = [other for other in self.eligible(now, job) if other != worker_id]
+        if others:
+            job.round += 1
+            self._reserve(job, late_binding.reserve(self._rng, others, count, job.spec.probe_ratio))
+
+    def _push(self, now: float, job: Job, counts: dict[str, int]) -> None:
         for worker_id, count in counts.items():
-            self._launch(job, self._workers[worker_id], count, request=0)
+            self._launch(now, job, self._workers[worker_id], count, request=0)
 
-    def requested(self, job: Job, worker: Worker, message: m.Request, allowed: bool) -> None:
-        """A reservation's turn has come: launch tasks, or answer no-op for what there is no task for."""
-        job.use(worker.id, message.count)
+    def requested(self, now: float, job: Job, worker: Worker, message: m.Request, allowed: bool) -> list[int]:
+        """A reservation's turn has come: launch tasks, or answer no-op for what there is no task for.
+
+        Returns the tasks that were given their second attempt, mostly none.
+        """
+        count = message.count
+        job.use(worker.id, count)
         taken = 0
+        seconds: list[int] = []
         if allowed and not worker.draining and suits(job, worker):
-            taken = self._launch(job, worker, message.count, message.request)
-        if taken < message.count:
-            job.no_ops = min(job.no_ops + message.count - taken, INT_MAX)
-            self._emit(worker.peer, m.NoOp(message.request, message.count - taken))
-        if not job.unplaced and job.reserved_total:
+            if job.wanted:  # they have waited longest
+                seconds = job.take_second(now, count, worker.id)
+            taken = self._launch(now, job, worker, count, message.request, seconds)
+        if taken < count:
+            job.no_ops = min(job.no_ops + count - taken, INT_MAX)
+            self._emit(worker.peer, m.NoOp(message.request, count - taken))
+        if not job.unplaced and job.reserved_total and not job.wanted:
             self.withdraw(job)
+        return seconds
 
-    def _launch(self, job: Job, worker: Worker, count: int, request: int) -> int:
-        taken = job.take(count, worker.id)
+    def _launch(
+        self, now: float, job: Job, worker: Worker, count: int, request: int, seconds: Sequence[int] = (), *,
+        eager: bool = False,
+    ) -> int:  # fmt: skip
+        taken, attempts, payloads = job.take(now, count - len(seconds), worker.id)
+        if seconds:
+            taken += seconds
+            attempts += [job.attempts[index] for index in seconds]
+            payloads = job.payloads_of(taken)
         if not taken:
             return 0
         worker.launched += len(taken)
@@ -142,22 +184,10 @@ class Placer:
         if worker.id not in job.function_at:
             job.function_at.add(worker.id)
             function = job.function
-        attempts = job.attempts
-        self._emit(
-            worker.peer,
-            m.Task(
-                request,
-                job.id,
-                job.epoch,
-                job.spec,
-                taken,
-                [attempts[index] for index in taken],
-                job.payloads_of(taken),
-                function,
-                renew,
-                job.round,
-            ),
-        )
+        task = m.Task(
+            request, job.id, job.epoch, job.spec, taken, attempts, payloads, function, renew, job.round, eager
+        )  # fmt: skip
+        self._emit(worker.peer, task)
         return len(taken)
 
     def withdraw(self, job: Job) -> None:
@@ -165,38 +195,38 @@ class Placer:
         for worker_id in job.withdraw():
             self._emit(self._workers[worker_id].peer, m.Cancel(job.id, job.epoch, job.round))
 
-    def loaded(self, job: Job, worker: Worker, message: m.Load) -> None:
+    def loaded(self, now: float, job: Job, worker: Worker, message: m.Load) -> None:
         """A load came in; the last one awaited places the tasks."""
         sampling = self._sampling.get(job.id)
         if sampling is None or sampling.round != message.round:
             return
         if sampling.answer(worker.id, expected_wait(message.queued, message.running, message.slots)):
-            self._assign(job, sampling)
+            self._assign(now, job, sampling)
 
-    def sampling_over(self, job: Job, round: int) -> bool:
+    def sampling_over(self, now: float, job: Job, round: int) -> bool:
         """The time for answers is up: place on those that answered; return whether that round was still open."""
         sampling = self._sampling.get(job.id)
         if sampling is None or sampling.round != round:
             return False
-        self._assign(job, sampling)
+        self._assign(now, job, sampling)
         return True
 
-    def _assign(self, job: Job, sampling: Sampling) -> None:
+    def _assign(self, now: float, job: Job, sampling: Sampling) -> None:
         del self._sampling[job.id]
         answered = [self._workers[worker_id] for worker_id in sampling.loads if worker_id in self._workers]
         usable = {w.id: w.hello.slots for w in answered if w.peer is not None and not w.draining and suits(job, w)}
-        self._push(job, sampling.assign(usable))
+        self._push(now, job, sampling.assign(usable))
 
-    def gone(self, job: Job, worker_id: str) -> None:
+    def gone(self, now: float, job: Job, worker_id: str) -> None:
         """A worker will not answer for ``job`` any more: its reservations and its load are not awaited."""
         job.use(worker_id, job.reserved.get(worker_id, 0))
-        self.unsampled(job, worker_id)
+        self.unsampled(now, job, worker_id)
 
-    def unsampled(self, job: Job, worker_id: str) -> None:
+    def unsampled(self, now: float, job: Job, worker_id: str) -> None:
         """A worker's load is not awaited any more."""
         sampling = self._sampling.get(job.id)
         if sampling is not None and sampling.answer(worker_id, None):
-            self._assign(job, sampling)
+            self._assign(now, job, sampling)
 
     def sampled(self, worker_id: str) -> list[str]:
         """Return the jobs that wait for this worker's load."""

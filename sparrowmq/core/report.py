@@ -5,6 +5,8 @@ Owns: how records become status rows. Must not know: who asked.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from sparrowmq.core.job import Job
@@ -13,22 +15,19 @@ from sparrowmq.core.state import State
 from sparrowmq.protocol import messages as m
 
 
-def percentile(ordered: list[float], share: float) -> float:
+def percentile(ordered: Sequence[float], share: float) -> float:
     """Return the nearest-rank percentile of sorted values, 0 if there are none."""
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
 
 
-def job_status(
-    job: Job, state: str, unix_offset_s: float, ended_at: float | None = None, detail: str = ""
-) -> m.JobStatus:
+def job_status(job: Job, unix_offset_s: float) -> m.JobStatus:
     """Return the ledger of ``job``. ``unix_offset_s`` turns monotonic times into wall time."""
-    queueing = sorted(job.queueing_s)
-    service = sorted(job.service_s)
+    queueing_s, service_s = map(sorted, job.times())
     return m.JobStatus(
         id=job.id,
         name=job.spec.name,
         policy=job.spec.policy,
-        state=state,
+        state=job.status,
         tasks=job.tasks,
         unplaced=job.unplaced,
         launched=job.launched,
@@ -36,15 +35,20 @@ def job_status(
         epoch=job.epoch,
         client=job.client,
         submitted_unix_s=unix_offset_s + job.submitted_at,
-        response_s=0.0 if ended_at is None else ended_at - job.submitted_at,
-        queueing_p50_ms=percentile(queueing, 0.5) * 1e3,
-        queueing_p99_ms=percentile(queueing, 0.99) * 1e3,
-        service_p50_ms=percentile(service, 0.5) * 1e3,
+        response_s=job.ended_at - job.submitted_at if job.how else 0.0,
+        queueing_p50_ms=percentile(queueing_s, 0.5) * 1e3,
+        queueing_p99_ms=percentile(queueing_s, 0.99) * 1e3,
+        service_p50_ms=percentile(service_s, 0.5) * 1e3,
         probes=job.probes,
         no_ops=job.no_ops,
         cancels=job.cancels,
         relaunches=job.relaunches,
-        detail=detail,
+        detail=job.detail,
+        resting=job.resting,
+        retries=job.retries,
+        hedges=job.hedges,
+        output_bytes=job.transcript.text_bytes if job.transcript is not None else 0,
+        detached=job.detached,
     )
 
 
@@ -74,27 +78,61 @@ def failure(kind: str, message: str) -> bytes:
     return msgspec.msgpack.encode({"type": kind, "message": message, "traceback": "", "pickle": None})
 
 
-def status(state: State, request: int, what: str, job_prefix: str) -> m.Status:
-    """Return the answer to a query: job rows for "jobs" and "job", worker rows for "workers" and "summary"."""
+def status(
+    state: State, now: float, query: m.Query | m.Subscribe | m.Drain, workers: Sequence[m.WorkerStatus] = ()
+) -> m.Status:
+    """Return the answer to a query: what it asked for, beside the counters, and ``workers``."""
+    what = "" if isinstance(query, m.Drain) else query.what
     jobs: list[m.JobStatus] = []
-    workers: list[m.WorkerStatus] = []
+    tasks: list[m.TaskStatus] = []
     if what in ("jobs", "job"):
+        prefix = query.job if isinstance(query, m.Query) else ""
         jobs = [
-            job_status(over.job, over.how, state.unix_offset_s, over.ended_at, over.detail)
-            for over in state.finished
-            if over.job.id.startswith(job_prefix)
+            job_status(job, state.unix_offset_s)
+            for table in (state.history, state.jobs.values())
+            for job in table
+            if job.id.startswith(prefix)
         ]
-        for job in state.jobs.values():
-            if job.id.startswith(job_prefix):
-                how = "running" if job.ever_eligible else "waiting"
-                jobs.append(job_status(job, how, state.unix_offset_s))
     elif what in ("workers", "summary"):
-        left: dict[str, int] = {}
-        for job in state.jobs.values():
-            for worker_id, count in job.reserved.items():
-                left[worker_id] = left.get(worker_id, 0) + count
+        left = reservations(state)
         workers = [worker_status(worker, left.get(worker.id, 0)) for worker in state.workers.values()]
-    counters = {
+    elif isinstance(query, m.Query):
+        tasks = _tasks(state, query)
+    return m.Status(
+        query.request,
+        state.id,
+        jobs,
+        list(workers),
+        _counters(state),
+        tasks,
+        state.host,
+        state.pid,
+        state.package,
+        max(0.0, state.unix_offset_s + now),
+    )
+
+
+def reservations(state: State) -> dict[str, int]:
+    """Return how many reservations are left at each worker."""
+    left: dict[str, int] = {}
+    for job in state.jobs.values():
+        for worker_id, count in job.reserved.items():
+            left[worker_id] = left.get(worker_id, 0) + count
+    return left
+
+
+def _tasks(state: State, query: m.Query) -> list[m.TaskStatus]:
+    """Return the rows of single tasks of one job, named by its full id."""
+    job = state.job(query.job)
+    if job is None:
+        return []
+    if query.what == "tasks":
+        return state.history.rows(job, query.indices or range(len(job.state)))
+    return state.history.rows(job, job.failed) if query.what == "failures" else []
+
+
+def _counters(state: State) -> dict[str, int]:
+    return {
         **state.counters,
         "workers_now": len(state.workers),
         "clients_now": len(state.clients),
@@ -103,5 +141,5 @@ def status(state: State, request: int, what: str, job_prefix: str) -> m.Status:
         "payload_bytes_now": state.bytes,
         "unplaced_now": sum(job.unplaced for job in state.jobs.values()),
         "launched_now": sum(job.launched for job in state.jobs.values()),
+        "resting_now": sum(job.resting for job in state.jobs.values()),
     }
-    return m.Status(request, state.id, jobs, workers, counters)

@@ -4,7 +4,8 @@ Owns: which message goes to which part, hellos and refusals, liveness, status, d
 clocks, what a payload holds, or that other schedulers exist (SOSP 2013, section 2: they share no state).
 
 The parts, each in a room of its own and downward: `clients` and `workers` deal with the two kinds of peers,
-`outcomes` ends tasks, `placer` finds places for them, `job` is the task table, `state` what they share.
+`outcomes` ends tasks, `hedging` asks for second attempts, `placer` finds places, `job` is the task table, `history`
+and `transcripts` are what is remembered of tasks and what they printed, `state` is what they share.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from sparrowmq import limits
 from sparrowmq.core import report
 from sparrowmq.core.clients import Clients
 from sparrowmq.core.effects import AnyEffect, Close, Peer
+from sparrowmq.core.hedging import Hedging
 from sparrowmq.core.outcomes import Outcomes
 from sparrowmq.core.peers import Client, Worker
 from sparrowmq.core.placer import Placer
 from sparrowmq.core.state import State
+from sparrowmq.core.transcripts import Transcripts
 from sparrowmq.core.workers import Workers
 from sparrowmq.protocol import messages as m
 from sparrowmq.protocol.codec import version_error
@@ -44,14 +47,17 @@ class Scheduler:
         settings: SchedulerSettings,
         package: str = "",
         unix_offset_s: float = 0.0,
+        host: str = "",
+        pid: int = 0,
     ) -> None:
         self.id = id
         self.incarnation = incarnation
-        self.state = State(id, settings, rng, unix_offset_s)
-        self._package = package
-        self._placer = Placer(self.state.workers, rng, self.state.send)
-        self._outcomes = Outcomes(self.state, self._placer)
-        self._clients = Clients(self.state, self._placer, self._outcomes)
+        self.state = State(id, settings, rng, unix_offset_s, host, pid, package)
+        self._placer = Placer(self.state.workers, rng, self.state.send, eager=settings.eager)
+        self._transcripts = Transcripts(self.state)
+        self._outcomes = Outcomes(self.state, self._placer, self._transcripts)
+        self._hedging = Hedging(self.state, self._placer, self._outcomes)
+        self._clients = Clients(self.state, self._placer, self._outcomes, self._hedging)
         self._workers = Workers(self.state, self._placer, self._outcomes, self._clients)
         self._subscriptions: dict[tuple[Peer, int], tuple[m.Subscribe, float]] = {}  # and when its next status is due
         self._reporting = False
@@ -61,6 +67,7 @@ class Scheduler:
             m.Result: self._workers.result,
             m.Load: self._workers.load,
             m.Returned: self._workers.returned,
+            m.Output: lambda now, worker, message: self._transcripts.output(now, message),
             m.Stale: self._workers.stale,
             m.Goodbye: self._workers.goodbye,
             m.Ping: self._on_ping,
@@ -71,7 +78,9 @@ class Scheduler:
             m.OutcomeAck: lambda now, client, message: self._outcomes.acknowledged(now, client, message.seq),
             m.Recall: self._clients.recall,
             m.Kill: self._clients.kill,
-            m.Goodbye: lambda now, client, message: self._clients.forget(now, client, "its client has left"),
+            m.Drain: self._clients.drain,
+            m.Follow: lambda now, client, message: self._transcripts.follow(now, client.peer, message),
+            m.Goodbye: self._on_client_leaves,
             m.Query: self._on_query,
             m.Subscribe: self._on_subscribe,
             m.Ping: self._on_ping,
@@ -80,6 +89,8 @@ class Scheduler:
             "bury": self._due_bury,
             "lease": self._due_lease,
             "sampling": self._due_sampling,
+            "rested": self._workers.due_rested,
+            "hedge": self._hedging.due,
             "unschedulable": self._due_unschedulable,
             "full": self._due_full,
             "pings": self._due_pings,
@@ -89,16 +100,16 @@ class Scheduler:
 
     def receive(self, now: float, peer: Peer, message: m.AnyMessage) -> None:
         """A message arrived. Never raises for anything that decodes."""
-        if isinstance(message, m.Hello):
-            self._on_hello(now, peer, message)
-            return
         kind = type(message)
+        if kind is m.Hello:
+            self._on_hello(now, peer, cast(m.Hello, message))
+            return
         sender = self.state.peers.get(peer)
         handler: Callable[[float, Any, Any], None] | None
-        if isinstance(sender, Worker):
+        if type(sender) is Worker:
             sender.heard_at = now
             handler = self._from_worker.get(kind)
-        elif isinstance(sender, Client):
+        elif type(sender) is Client:
             handler = self._from_client.get(kind)
         else:
             self._refuse(peer, "no_hello", f"{kind.__name__.lower()} before the hello, or after the goodbye")
@@ -116,6 +127,7 @@ class Scheduler:
         if isinstance(sender, Worker):
             self._workers.lost(now, sender)
         elif isinstance(sender, Client):
+            self._transcripts.unfollow(peer)
             sender.peer = None
             sender.gone_at = now
             state.timers.add(now + state.settings.client_lease_s, ("lease", sender.id, now))
@@ -149,7 +161,7 @@ class Scheduler:
             self.state.send(client.peer, m.Goodbye("draining"))
         self._outcomes.leave_if_drained()
 
-    # -- hellos and refusals
+    # -- hellos, goodbyes and refusals
 
     def _on_hello(self, now: float, peer: Peer, hello: m.Hello) -> None:
         refusal = self._hello_refusal(peer, hello)
@@ -164,7 +176,7 @@ class Scheduler:
             old = known.peer
             self.lost(now, old)
             self.state.effects.append(Close(old))
-        welcome = m.Welcome(self.id, self.incarnation, self._package)
+        welcome = m.Welcome(self.id, self.incarnation, self.state.package)
         if hello.role == m.CLIENT:
             self._clients.hello(now, peer, hello, welcome)
             return
@@ -191,6 +203,10 @@ class Scheduler:
         if known is not None and hello.incarnation < known.incarnation:
             return "identity_conflict", f"{hello.id} has been seen with a later incarnation"
         return None
+
+    def _on_client_leaves(self, now: float, client: Client, message: m.Goodbye) -> None:
+        self._transcripts.unfollow(client.peer)
+        self._clients.forget(now, client, "its client has left")
 
     def _refuse(self, peer: Peer, code: str, detail: str) -> None:
         self.state.count(f"refused_{code}")
@@ -240,7 +256,7 @@ class Scheduler:
 
     def _due_sampling(self, now: float, job_id: str, epoch: int, round: int) -> None:
         job = self.state.jobs.get(job_id)
-        if job is not None and job.epoch == epoch and self._placer.sampling_over(job, round):
+        if job is not None and job.epoch == epoch and self._placer.sampling_over(now, job, round):
             self._outcomes.place(now, job)
 
     def _due_full(self, now: float) -> None:
@@ -262,7 +278,7 @@ class Scheduler:
     # -- status
 
     def _on_query(self, now: float, client: Client, message: m.Query) -> None:
-        self.state.send(client.peer, report.status(self.state, message.request, message.what, message.job))
+        self.state.send(client.peer, report.status(self.state, now, message))
 
     def _on_subscribe(self, now: float, client: Client, message: m.Subscribe) -> None:
         key = (client.peer, message.request)
@@ -278,11 +294,11 @@ class Scheduler:
     def _report(self, now: float) -> None:
         """Send every status that is due; forget those whose client has left."""
         for key, (subscription, due) in list(self._subscriptions.items()):
-            peer, request = key
+            peer, _ = key
             if peer not in self.state.peers:
                 del self._subscriptions[key]
             elif due <= now:
-                self.state.send(peer, report.status(self.state, request, subscription.what, ""))
+                self.state.send(peer, report.status(self.state, now, subscription))
                 self._subscriptions[key] = (subscription, now + subscription.interval_s)
         if self._subscriptions and not self._reporting:
             self._reporting = True

@@ -15,6 +15,14 @@ from sparrowmq.protocol import messages as m
 RESPAWN_S_MIN: Final = 0.1
 RESPAWN_S_MAX: Final = 5.0
 
+RECENT: Final = 32  # reports that tell what is usual here
+RECENT_MIN: Final = 4
+
+# Why a slot's process is ended by its node monitor. "": it is not, so it crashed when it ends.
+KILLED: Final = "killed"
+TIMED_OUT: Final = "timed out"
+RETIRED: Final = "retired"  # nothing ran
+
 
 @dataclass(slots=True, eq=False)
 class Batch:
@@ -26,7 +34,12 @@ class Batch:
     epoch: int
     indices: list[int]
     attempts: list[int]
-    timeout_s: float
+    spec: m.JobSpec
+
+    @property
+    def last_seq(self) -> int:
+        """The sequence number of the last of them."""
+        return self.first_seq + len(self.indices) - 1
 
 
 @dataclass(slots=True, eq=False)
@@ -38,23 +51,63 @@ class Slot:
     last_seq: int = 0
     held: deque[Batch] = field(default_factory=deque)
     held_count: int = 0
-    request: int = 0  # the request it waits for; 0: none
+    asked: dict[str, int] = field(default_factory=dict)  # tasks asked for it and not answered yet, by job
+    asked_count: int = 0
     progress_at: float = 0.0
     watched: bool = False
     reclaiming: bool = False
     clock_at: float = 0.0  # when the time of its running task is looked at next; 0: not
-    verdict: int | None = None  # what its running task ends as when it is killed; None: it crashed
+    verdict: str = ""  # why its process is being killed; "": it is not
+    kills: dict[tuple[str, int, int], float] = field(default_factory=dict)  # (job, epoch, index) to end -> grace_s
+    interrupted: int = 0  # the running task that was asked to end; 0: none
+    reported: int = 0  # tasks that its process has ended
+    retiring: bool = False  # its process is replaced once it has nothing to do
     crashes: int = 0  # in a row, without a result in between
 
     @property
     def up(self) -> bool:
         """Whether its process is there and not about to be killed."""
-        return self.pid != 0 and self.verdict is None
+        return self.pid != 0 and not self.verdict
 
     @property
     def ready(self) -> bool:
-        """Whether it may be handed tasks. Not during a reclaim: its answer would not tell them from those before."""
-        return self.up and not self.reclaiming
+        """Whether it may be given something new.
+
+        Not during a reclaim: its answer would not tell them from those before. Not after an interrupt: they would be
+        killed with a task that does not care.
+        """
+        return self.takes_answers and not self.retiring
+
+    @property
+    def takes_answers(self) -> bool:
+        """Whether it may be handed what was asked for it: as `ready`, and also before it is replaced."""
+        return self.up and not self.reclaiming and not self.interrupted
+
+    def began(self, pid: int) -> None:
+        """Note that a new process is up."""
+        self.pid = pid
+        self.verdict = ""
+        self.reported = self.interrupted = 0
+        self.retiring = False
+
+    def ended(self) -> str:
+        """Note that the process is gone; return why it was to be killed, "" if it was not."""
+        verdict, self.verdict, self.pid = self.verdict, "", 0
+        self.reclaiming = self.retiring = False
+        self.interrupted = 0
+        return verdict
+
+    def ask(self, job: str, count: int) -> None:
+        """Note that ``count`` tasks of this job were asked for."""
+        self.asked[job] = self.asked.get(job, 0) + count
+        self.asked_count += count
+
+    def answered(self, job: str, count: int) -> None:
+        """Note that ``count`` of what was asked for is answered, or not waited for any more."""
+        self.asked_count -= count
+        self.asked[job] -= count
+        if not self.asked[job]:
+            del self.asked[job]
 
     def hand(self, task: m.Task, scheduler: str) -> int:
         """Note that it was handed these tasks; return the sequence number of the first."""
@@ -62,10 +115,26 @@ class Slot:
         count = len(task.indices)
         self.last_seq += count
         self.held_count += count
-        self.held.append(
-            Batch(first_seq, scheduler, task.job, task.epoch, task.indices, task.attempts, task.spec.timeout_s)
-        )
+        self.held.append(Batch(first_seq, scheduler, task.job, task.epoch, task.indices, task.attempts, task.spec))
         return first_seq
+
+    def holder(self, seq: int) -> Batch | None:
+        """Return the batch that task ``seq`` is held in, None if it is not held (any more)."""
+        return next((batch for batch in self.held if batch.first_seq <= seq <= batch.last_seq), None)
+
+    def forget_settled(self) -> None:
+        """Drop kills of tasks that have ended, and the interrupt of one."""
+        if self.interrupted and self.holder(self.interrupted) is None:
+            self.interrupted = 0
+        left = {(batch.job, batch.epoch, index) for batch in self.held for index in batch.indices}
+        self.kills = {task: grace_s for task, grace_s in self.kills.items() if task in left}
+
+    def forget_late_kills(self) -> None:
+        """Nothing that has not started is held any more: only the last task can still be ended, the others are over."""
+        if self.held:
+            batch = self.held[-1]
+            last = (batch.job, batch.epoch, batch.indices[-1])
+            self.kills = {task: grace_s for task, grace_s in self.kills.items() if task == last}
 
     def settle(self, first_seq: int, count: int) -> list[tuple[Batch, list[int], list[int], int]]:
         """Results for ``count`` tasks from ``first_seq`` on came: take them from what is held.
@@ -105,7 +174,7 @@ class Slot:
                 break
             rest = Batch(
                 batch.first_seq + keep, batch.scheduler, batch.job, batch.epoch, batch.indices[keep:],
-                batch.attempts[keep:], batch.timeout_s,
+                batch.attempts[keep:], batch.spec,
             )  # fmt: skip
             unstarted.append(rest)
             self.held_count -= len(rest.indices)
@@ -136,6 +205,8 @@ class Paces:
     """The pace of the jobs seen last."""
 
     def __init__(self, limit: int, window_max: int, window_s: float) -> None:
+        self.usual_s = 0.0  # what no task of the last reports has taken longer than; 0: too few to tell
+        self._recent: deque[float] = deque(maxlen=RECENT)
         self._paces: OrderedDict[str, Pace] = OrderedDict()
         self._limit = limit
         self._window_max = window_max
@@ -156,6 +227,8 @@ class Paces:
             pace = self._paces[job] = Pace()
             if len(self._paces) > self._limit:
                 self._paces.popitem(last=False)
+        self._recent.append(max(1e-6, max(service_us) * 1e-6))
+        self.usual_s = max(self._recent) if len(self._recent) >= RECENT_MIN else 0.0
         mean_s = max(1e-6, sum(service_us) * 1e-6 / len(service_us))
         pace.service_s = 0.7 * pace.service_s + 0.3 * mean_s if pace.service_s else mean_s
         pace.window = min(pace.window * 2, self._window_max) if mean_s < rtt_s else 1

@@ -6,12 +6,12 @@ Owns: the tables' containers and the few ways to add an effect. Must not know: a
 from __future__ import annotations
 
 import random
-from collections import deque
 from typing import Any
 
 from sparrowmq.core.effects import AnyEffect, Close, Log, Peer, Send
+from sparrowmq.core.history import History
 from sparrowmq.core.job import Job
-from sparrowmq.core.peers import Client, Finished, Worker
+from sparrowmq.core.peers import Client, Worker
 from sparrowmq.core.timers import Timers
 from sparrowmq.protocol import messages as m
 from sparrowmq.settings import SchedulerSettings
@@ -20,8 +20,20 @@ from sparrowmq.settings import SchedulerSettings
 class State:
     """The tables of one scheduler; everything in them is bounded by ``settings.limits``."""
 
-    def __init__(self, id: str, settings: SchedulerSettings, rng: random.Random, unix_offset_s: float) -> None:
+    def __init__(
+        self,
+        id: str,
+        settings: SchedulerSettings,
+        rng: random.Random,
+        unix_offset_s: float,
+        host: str = "",
+        pid: int = 0,
+        package: str = "",
+    ) -> None:
         self.id = id
+        self.host = host
+        self.pid = pid
+        self.package = package
         self.settings = settings
         self.rng = rng
         self.unix_offset_s = unix_offset_s
@@ -29,13 +41,17 @@ class State:
         self.workers: dict[str, Worker] = {}
         self.clients: dict[str, Client] = {}
         self.peers: dict[Peer, Worker | Client] = {}
-        self.finished: deque[Finished] = deque(maxlen=settings.limits.finished_jobs)
+        self.history = History(settings.limits, unix_offset_s)
         self.counters: dict[str, int] = {}
         self.tasks = 0  # of unfinished jobs
         self.bytes = 0  # payloads of unfinished jobs and of outcomes that no client has acknowledged
         self.draining = False
         self.timers: Timers[tuple[Any, ...]] = Timers()
         self.effects: list[AnyEffect] = []
+
+    def job(self, job_id: str) -> Job | None:
+        """Return a job by its full id, unfinished or of the history; None if it is not known."""
+        return self.jobs.get(job_id) or self.history.finished.get(job_id)
 
     def send(self, peer: Peer | None, message: m.AnyMessage) -> None:
         """Send to a peer; to one whose connection is gone, nothing: its next hello settles what it missed."""

@@ -11,10 +11,10 @@ from typing import Final
 from sparrowmq.core import report
 from sparrowmq.core.clients import Clients
 from sparrowmq.core.effects import Peer
-from sparrowmq.core.job import Job
+from sparrowmq.core.job import UNPLACED, Job
 from sparrowmq.core.outcomes import Outcomes
 from sparrowmq.core.peers import Worker
-from sparrowmq.core.placer import FULL_PAUSE_S, Placer, suits
+from sparrowmq.core.placer import BUSY_PAUSE_S, FULL_PAUSE_S, Placer, suits
 from sparrowmq.core.state import State
 from sparrowmq.placement.probe_ratio import probes
 from sparrowmq.protocol import messages as m
@@ -48,13 +48,12 @@ class Workers:
         self._reconcile(now, worker, hello)
         state.log("info", "worker joined", worker=worker.id, host=hello.host, slots=hello.slots)
         for job in list(state.jobs.values()):
-            client = state.clients[job.client]
             if not job.unplaced:
                 continue
-            if self._outcomes.has_credit(client):
+            if job.detached or self._outcomes.has_credit(state.clients[job.client]):
                 self._outcomes.expect_loads(self._placer.joined(now, job, worker), job)
             else:
-                client.starved = True
+                state.clients[job.client].starved = True
 
     def _reconcile(self, now: float, worker: Worker, hello: m.Hello) -> None:
         """Hold what this scheduler believes of the worker against its inventory (DESIGN rule 1)."""
@@ -71,14 +70,16 @@ class Workers:
             there = held.get(job.id, set())
             launched = job.launched_on(worker.id)
             # Not there: lost on the way to the worker, or its return was lost on the way here.
-            missing = [index for index in launched if (index, job.attempts[index]) not in there]
-            doomed = job.doomed.intersection(launched).difference(missing)
-            if doomed:  # the kill may have been lost too
-                state.send(worker.peer, m.Kill(job.id, job.epoch, sorted(doomed)))
-            self._outcomes.take_back(now, job, missing)
+            missing = [index for index in launched if (index, job.attempt_at(index, worker.id)) not in there]
+            doomed: dict[float, list[int]] = {}
+            for index in sorted(job.doomed.keys() & set(launched) - set(missing)):
+                doomed.setdefault(job.doomed[index], []).append(index)
+            for grace_s, indices in doomed.items():  # the kill may have been lost too
+                state.send(worker.peer, m.Kill(job.id, job.epoch, indices, grace_s))
+            self._outcomes.take_back(now, job, worker.id, missing, "returned: lost on the way")
         for reserved in hello.reserved:
             job = state.jobs.get(reserved.job)
-            if job is None or job.epoch != reserved.epoch or not job.unplaced or not suits(job, worker):
+            if job is None or job.epoch != reserved.epoch or not job.needed or not suits(job, worker):
                 state.send(worker.peer, m.Cancel(reserved.job, reserved.epoch, reserved.round))
             elif reserved.count:
                 count = min(reserved.count, probes(job.tasks, job.spec.probe_ratio))
@@ -97,7 +98,7 @@ class Workers:
         for job in self._state.jobs.values():
             job.function_at.discard(worker.id)
         for job_id in self._placer.sampled(worker.id):
-            self._placer.unsampled(self._state.jobs[job_id], worker.id)
+            self._placer.unsampled(now, self._state.jobs[job_id], worker.id)
             self._outcomes.place(now, self._state.jobs[job_id])
         self._clients.worker_gone(worker.id)
 
@@ -116,17 +117,17 @@ class Workers:
         worker.peer = None
         self._placer.members_changed()
         for job in jobs:
-            self._placer.gone(job, worker.id)
+            self._placer.gone(now, job, worker.id)
             job.workers.discard(worker.id)
             job.function_at.discard(worker.id)
             back: list[int] = []
             for index in job.launched_on(worker.id):
                 deaths = self._one_death_more(job, index, worker, why) if guilty and index not in job.doomed else 0
-                if deaths >= job.spec.max_attempts:
-                    self._lose(now, job, index)
-                else:
+                if deaths < job.spec.max_attempts or len(job.live(index)) > 1:
                     back.append(index)
-            self._outcomes.take_back(now, job, back)
+                else:
+                    self._lose(now, job, index, worker, why)
+            self._outcomes.take_back(now, job, worker.id, back, f"lost: {why}", killed=b"killed")
         for job in jobs:
             if job.id in state.jobs:
                 self._outcomes.place(now, job)
@@ -137,11 +138,13 @@ class Workers:
 
     def _one_death_more(self, job: Job, index: int, worker: Worker, why: str) -> int:
         deaths = job.deaths[index] = job.deaths.get(index, 0) + 1
-        story = f"attempt {job.attempts[index]} on {worker.id} ({worker.hello.host}, pid {worker.hello.pid}): {why}"
+        number = job.attempt_at(index, worker.id)
+        story = f"attempt {number} on {worker.id} ({worker.hello.host}, pid {worker.hello.pid}): {why}"
         job.stories.setdefault(index, []).append(story)
         return deaths
 
-    def _lose(self, now: float, job: Job, index: int) -> None:
+    def _lose(self, now: float, job: Job, index: int, worker: Worker, why: str) -> None:
+        self._state.history.note(now, job, index, "lost", job.attempt_at(index, worker.id), worker.id, why)
         stories = "; ".join(job.stories[index])[-STORIES_CHARS_MAX:]
         text = f"task {index} of job {job.id} is lost: {job.deaths[index]} workers died under it. {stories}"
         self._outcomes.end(now, job, [index], m.LOST, report.failure("TaskLost", text))
@@ -153,16 +156,21 @@ class Workers:
         if job is None or job.epoch != message.epoch:
             state.send(worker.peer, m.NoOp(message.request, message.count))
             return
-        client = state.clients[job.client]
-        allowed = client.peer is not None and self._outcomes.has_credit(client)
-        client.starved = client.starved or not allowed
-        self._placer.requested(job, worker, message, allowed)
+        allowed = self._outcomes.may_launch(job)
+        if not allowed:
+            state.clients[job.client].starved = True
+        seconds = self._placer.requested(now, job, worker, message, allowed)
+        if seconds:
+            for index in seconds:
+                self._state.history.hedged(now, job, index)
+            self._state.count("hedges", len(seconds))
+            self._outcomes.place(now, job)  # their reservations may have been those of unplaced tasks
 
     def load(self, now: float, worker: Worker, message: m.Load) -> None:
         """The answer to a load probe."""
         job = self._state.jobs.get(message.job)
         if job is not None and job.epoch == message.epoch:
-            self._placer.loaded(job, worker, message)
+            self._placer.loaded(now, job, worker, message)
             self._outcomes.place(now, job)
 
     def result(self, now: float, worker: Worker, message: m.Result) -> None:
@@ -173,24 +181,59 @@ class Workers:
         if job is None or job.epoch != message.epoch:
             state.count("stale", len(message.indices))
             return
-        fresh, places = job.results(message, now)
-        for place in places:
-            if place:
-                state.workers[place].launched -= 1
-        worker.done += len(fresh)
-        if len(fresh) == len(message.indices):
-            if fresh:
-                self._outcomes.report(job, message.indices, message.statuses, message.payloads)
+        n = len(message.indices)
+        if job.settle_run(message, worker.id, now):
+            worker.launched -= n
+            worker.done += n
+            self._outcomes.report(job, message.indices, message.statuses, message.payloads)
         else:
-            state.count("stale", len(message.indices) - len(fresh))
-            if fresh:
-                indices = [message.indices[k] for k in fresh]
-                statuses = bytes(message.statuses[k] for k in fresh)
-                self._outcomes.report(job, indices, statuses, [message.payloads[k] for k in fresh])
-        if job.done:
-            self._outcomes.close(now, job, "done" if job.counts[m.CANCELLED] < job.tasks else "cancelled")
-        elif not job.unplaced and job.reserved_total:
-            self._placer.withdraw(job)
+            self._settle(now, worker, job, message)
+        if not job.unplaced:
+            self._outcomes.settle(now, job)
+
+    def _settle(self, now: float, worker: Worker, job: Job, message: m.Result) -> None:
+        """Results that are not all of the usual kind."""
+        state = self._state
+        settled = job.results(message, now)
+        for place in settled.places:
+            state.workers[place].launched -= 1
+        worker.done += len(settled.over)
+        if settled.ignored:
+            state.count("stale", settled.ignored)
+        for index, attempt, place in settled.failed:
+            state.history.note(now, job, index, "failed", attempt, place)
+            if job.state[index] == UNPLACED:  # without a back-off
+                self._note_retry(now, job, index)
+        if settled.over:
+            over = settled.over
+            indices, payloads = [message.indices[k] for k in over], [message.payloads[k] for k in over]
+            self._outcomes.report(job, indices, bytes(settled.statuses), payloads)
+        for place, index in settled.losers:
+            state.send(state.workers[place].peer, m.Kill(job.id, job.epoch, [index]))
+        if settled.failed:
+            state.count("retries", len(settled.failed))
+            self._wake_at(job)
+            self._outcomes.place(now, job)
+
+    def _note_retry(self, now: float, job: Job, index: int) -> None:
+        self._state.history.note(now, job, index, "retried", detail=f"after {job.failures[index]} failures")
+
+    def _wake_at(self, job: Job) -> None:
+        """Set the deadline of the task that rests the shortest, unless an earlier one is set."""
+        if job.rests and not 0.0 < job.rest_due <= job.rests[0][0]:
+            job.rest_due = job.rests[0][0]
+            self._state.timers.add(job.rest_due, ("rested", job.id, job.epoch))
+
+    def due_rested(self, now: float, job_id: str, epoch: int) -> None:
+        """The back-off of some tasks of this job may be over."""
+        job = self._state.jobs.get(job_id)
+        if job is None or job.epoch != epoch or now < job.rest_due:
+            return  # an older deadline, that an earlier one has replaced
+        job.rest_due = 0.0
+        for index in job.wake(now):
+            self._note_retry(now, job, index)
+        self._wake_at(job)
+        self._outcomes.place(now, job)
 
     def returned(self, now: float, worker: Worker, message: m.Returned) -> None:
         """Tasks come back that have not started; of a recall they are cancelled, else placed again."""
@@ -199,36 +242,47 @@ class Workers:
             job = None
         back: list[int] = []
         if job is not None:
-            attempts, place, size = job.attempts, job.place, len(job.state)
             for index, attempt in dict(zip(message.indices, message.attempts, strict=False)).items():
-                if index < size and place[index] == worker.id and attempts[index] == attempt:
+                if attempt and job.attempt_at(index, worker.id) == attempt:
                     back.append(index)
             if message.reason == "function":
                 job.function_at.discard(worker.id)
+            elif message.reason == "busy":
+                worker.busy_until = now + BUSY_PAUSE_S
             elif message.reason == "full":
                 self._full(now, job, worker)
         recalled = self._clients.waits_for(message.request, worker.id, message.job)
         if job is not None and recalled:
+            back = [index for index in back if not self._goes_on(now, job, index, worker)]
             self._outcomes.end(now, job, back, m.CANCELLED, b"")
         elif job is not None:
-            self._outcomes.take_back(now, job, back)
+            self._outcomes.take_back(now, job, worker.id, back, f"returned: {message.reason}")
         if recalled:  # after the outcomes that it promises
             self._clients.recalled(message.request, worker.id, back)
         if job is not None and job.id in self._state.jobs:
             self._outcomes.place(now, job)
+
+    def _goes_on(self, now: float, job: Job, index: int, worker: Worker) -> bool:
+        """An attempt was given back: whether the task's other attempt is still there."""
+        if not job.drop(index, worker.id):
+            return False
+        worker.launched -= 1
+        return True
 
     def _full(self, now: float, job: Job, worker: Worker) -> None:
         if worker.full_until <= now:
             worker.full_until = now + FULL_PAUSE_S
             self._state.timers.add(worker.full_until, ("full",))
             self._placer.members_changed()
-        self._placer.gone(job, worker.id)
+        self._placer.gone(now, job, worker.id)
 
     def stale(self, now: float, worker: Worker, message: m.Stale) -> None:
         """A worker knows a later epoch: the client has moved the job elsewhere, or else submits it past that epoch."""
         job = self._state.jobs.get(message.job)
         if job is not None and job.epoch < message.epoch:
-            self._state.send(self._state.clients[job.client].peer, message)
+            client = self._state.clients.get(job.client)
+            if client is not None:  # else the job is detached
+                self._state.send(client.peer, message)
             self._outcomes.abort(now, job, "another scheduler has it, at a later epoch")
 
     def goodbye(self, now: float, worker: Worker, message: m.Goodbye) -> None:
@@ -239,7 +293,7 @@ class Workers:
         worker.draining = True
         self._placer.members_changed()
         for job in self._jobs_at(worker):
-            self._placer.gone(job, worker.id)
+            self._placer.gone(now, job, worker.id)
             self._outcomes.place(now, job)
         for job_id in self._placer.sampled(worker.id):
-            self._placer.unsampled(self._state.jobs[job_id], worker.id)
+            self._placer.unsampled(now, self._state.jobs[job_id], worker.id)

@@ -1,7 +1,8 @@
 """A worker's queue and slots together: what waits, what runs, and how running work is taken back or ended.
 
-Owns: handing tasks to slots, their results, crashes, timeouts, kills, recalls, the cache of functions, the
-epochs of jobs. Must not know: connections; results and returns go out through two functions it is given.
+Owns: handing tasks to slots, their results, crashes, recalls, new processes, the cache of functions, the epochs of
+jobs. Must not know: connections; results and returns go out through two functions it is given. What is ended before it
+is done is in `endings`.
 
 One guilty task (DESIGN rule 4): whatever ends a slot's process concerns the task that was running; the rest
 of its batch goes back unharmed.
@@ -10,20 +11,22 @@ of its batch goes back unharmed.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, Final, Protocol
 
-from sparrowmq.core.effects import AnyEffect, KillSlot, Log, ReclaimSlot, SpawnSlot, StartTasks
+from sparrowmq.core.effects import AnyEffect, Log, ReclaimSlot, SpawnSlot, StartTasks
+from sparrowmq.core.endings import Endings, outcome
 from sparrowmq.core.queue import Entry, Queue
-from sparrowmq.core.report import failure
-from sparrowmq.core.slots import Batch, Paces, Slot
+from sparrowmq.core.slots import RETIRED, Batch, Paces, Slot
 from sparrowmq.core.timers import Timers
 from sparrowmq.limits import INT_MAX
 from sparrowmq.protocol import messages as m
 from sparrowmq.settings import WorkerSettings
 
-CLOCK_S: Final = 1.0
 STUCK_S: Final = 0.025  # a batch that shows no progress for so long gives its rest back (rule 3)
+AHEAD_S: Final = 0.002  # so much work at most, as far as can be told, waits in a slot
+AHEAD_JOBS: Final = 48
+_NO_SPEC: Final = m.JobSpec()
 
 Report = Callable[[Batch, list[int], list[int], bytes, list[int], list[m.Payload]], float]
 
@@ -68,7 +71,8 @@ class Workplace:
         self._functions: OrderedDict[str, m.Payload] = OrderedDict()
         self._function_bytes = 0
         self._recalls: list[_Recall] = []
-        self._kills: dict[int, set[tuple[str, int, int]]] = {}  # slot -> (job, epoch, index) to end when reclaimed
+        self._retiring: set[int] = set()
+        self.endings = Endings(self.slots, effects, timers)
 
     # -- what there is
 
@@ -78,11 +82,11 @@ class Workplace:
 
     def running(self) -> int:
         """Return how many slots are busy: running something or waiting for an answer."""
-        return sum(1 for slot in self.slots if slot.held_count or slot.request)
+        return sum(1 for slot in self.slots if slot.held_count or slot.asked)
 
     def expecting(self) -> bool:
         """Whether an answer is due and nothing runs: a slot idles until it comes."""
-        return any(slot.request for slot in self.slots) and not any(slot.held_count for slot in self.slots)
+        return any(slot.asked for slot in self.slots) and not any(slot.held_count for slot in self.slots)
 
     def waiting(self) -> int:
         """Return the length of the queue as a load probe reports it: reservations and pushed tasks."""
@@ -90,7 +94,7 @@ class Workplace:
 
     def idle(self) -> Slot | None:
         """Return a slot with nothing to do, or None."""
-        return next((slot for slot in self.slots if slot.ready and not slot.held_count and not slot.request), None)
+        return next((slot for slot in self.slots if slot.ready and not slot.held_count and not slot.asked), None)
 
     def epoch(self, job: str, epoch: int) -> int:
         """Note that somebody acts for this epoch of the job; return the highest one seen."""
@@ -151,20 +155,42 @@ class Workplace:
     def wanted(self, slot: Slot, entry: Entry, rtt_s: float) -> int:
         """Return how many of this entry's tasks the slot should be given or ask for now; 0: none yet.
 
-        An idle slot takes at least one. A busy one asks ahead only while what it holds is known to be over
-        within a round trip, so that short tasks find it busy and long ones are bound late (DESIGN rule 3).
+        An idle slot takes at least one. A busy one asks ahead only while all that it holds and has asked for is
+        expected to be over within a round trip, so that short tasks find it busy and long ones are bound late
+        (DESIGN rule 3). A job that nothing is known of counts as what is usual here, one task at a time.
         """
+        count = entry.count
+        if recycle_tasks := self._settings.recycle_tasks:
+            count = max(0, min(count, recycle_tasks - slot.reported - slot.held_count - slot.asked_count))
+        if not slot.held and not slot.asked:
+            return min(count, 1 if self._alone(entry) else self._paces.window(entry.job, rtt_s, 0.0))
+        if self._alone(entry) or entry.job in slot.asked:
+            return 0
+        backlog_s = self._backlog_s(slot)
+        if backlog_s is None or backlog_s >= min(rtt_s, AHEAD_S):
+            return 0
+        if self._paces.service_s(entry.job):
+            return min(count, self._paces.window(entry.job, rtt_s, backlog_s))
+        known = self._paces.usual_s and all(batch.job != entry.job for batch in slot.held)
+        return min(count, 1) if known else 0
+
+    def _backlog_s(self, slot: Slot) -> float | None:
+        """Return how long what the slot holds and has asked for is expected to take; None: that cannot be told."""
+        paces = self._paces
+        if len(slot.held) + len(slot.asked) > AHEAD_JOBS:
+            return None
         backlog_s = 0.0
         for batch in slot.held:
-            service_s = self._paces.service_s(batch.job)
-            if not service_s or batch.timeout_s:
-                return 0
+            service_s = paces.service_s(batch.job) or paces.usual_s
+            if not service_s or batch.spec.timeout_s:
+                return None
             backlog_s += service_s * len(batch.indices)
-        if not slot.held:
-            return min(entry.count, 1 if self._alone(entry) else self._paces.window(entry.job, rtt_s, 0.0))
-        if backlog_s >= rtt_s or self._alone(entry) or not self._paces.service_s(entry.job):
-            return 0
-        return min(entry.count, self._paces.window(entry.job, rtt_s, backlog_s))
+        for job, count in slot.asked.items():
+            service_s = paces.service_s(job) or paces.usual_s
+            if not service_s:
+                return None
+            backlog_s += service_s * count
+        return backlog_s
 
     def _alone(self, entry: Entry) -> bool:
         """A pushed task with a timeout runs by itself, so that the clock starts when it does."""
@@ -181,7 +207,7 @@ class Workplace:
                 task.attempts,
             )
         )  # fmt: skip
-        self._watch_clock(now, slot)
+        self.endings.watch_clock(now, slot)
         if slot.held_count > 1 and not slot.watched:
             slot.watched = True
             self._timers.add(now + STUCK_S, ("watch", slot.number))
@@ -190,9 +216,7 @@ class Workplace:
 
     def ready(self, number: int, pid: int) -> None:
         """A slot's process is up."""
-        slot = self.slots[number]
-        slot.pid = pid
-        slot.verdict = None
+        self.slots[number].began(pid)
 
     def results(
         self, now: float, number: int, first_seq: int, statuses: bytes, service_us: list[int],
@@ -202,32 +226,53 @@ class Workplace:
         slot = self.slots[number]
         slot.progress_at = now
         slot.crashes = 0
+        slot.reported += len(statuses)
         for batch, indices, attempts, offset in slot.settle(first_seq, len(statuses)):
             part = slice(offset, offset + len(indices))
             us = service_us[part]
             rtt_s = self._report(batch, indices, attempts, statuses[part], us, payloads[part])
             self._paces.observe(batch.job, us, rtt_s)
-            if batch.timeout_s:
+            if batch.spec.timeout_s:
                 self._paces.slow(batch.job)  # never more than one at a time, so that the clock starts when it does
-        self._watch_clock(now, slot)
+        if slot.kills or slot.interrupted:
+            slot.forget_settled()
+        if 0 < self._settings.recycle_tasks <= slot.reported:
+            self.retire(number)
+        self.endings.watch_clock(now, slot)
+
+    def retire(self, number: int) -> None:
+        """The slot's process is to be replaced once it has nothing to do."""
+        slot = self.slots[number]
+        if slot.up and not slot.retiring:
+            slot.retiring = True
+            self._retiring.add(number)
+
+    def replace_retired(self) -> None:
+        """End processes that are to be replaced, hold nothing and have nothing coming. Called once a turn."""
+        for number in sorted(self._retiring):
+            slot = self.slots[number]
+            if not slot.held_count and not slot.asked:
+                self.endings.end(slot, RETIRED)
+            if not slot.up:
+                self._retiring.discard(number)
 
     def exited(self, now: float, number: int, cause: str, current_seq: int) -> None:
         """A slot's process is gone: the task that ran is the guilty one, the rest goes back."""
         slot = self.slots[number]
-        verdict, slot.verdict, slot.pid = slot.verdict, None, 0
-        slot.reclaiming = False
-        slot.crashes += verdict is None
-        kills = self._kills.pop(number, set())
+        interrupted = slot.interrupted
+        verdict = slot.ended()
+        slot.crashes += not verdict
         for batch in slot.cut(0):
             guilty = current_seq - batch.first_seq
             if 0 <= guilty < len(batch.indices):
-                status, payload = _verdict(verdict, batch, cause)
+                status, payload = outcome(verdict, interrupted == current_seq, batch, cause)
                 us = [max(0, int((now - slot.progress_at) * 1e6))]
                 where = slice(guilty, guilty + 1)
                 self._report(batch, batch.indices[where], batch.attempts[where], bytes([status]), us, [payload])
                 slot.crashes = 0
                 del batch.indices[where], batch.attempts[where]
-            self._sort_out(batch, kills, "crash")
+            self._sort_out(batch, slot.kills, "crash")
+        slot.kills.clear()
         self._answer_recalls(number)
         if slot.crashes:
             self._effects.append(Log("error", "slot ended by itself", {"slot": number, "cause": cause}))
@@ -247,23 +292,22 @@ class Workplace:
             self._effects.append(Log("debug", "reclaim", {"slot": slot.number, "why": why}))
             self._effects.append(ReclaimSlot(slot.number))
 
-    def reclaimed(self, number: int, after_seq: int) -> None:
+    def reclaimed(self, now: float, number: int, after_seq: int) -> None:
         """A slot has been stopped after ``after_seq``: give back what comes later, end what was to be killed."""
         slot = self.slots[number]
         if not slot.reclaiming:
             return
         slot.reclaiming = False
-        kills = self._kills.pop(number, set())
         for batch in slot.cut(after_seq):
             self._paces.slow(batch.job)
-            self._sort_out(batch, kills, "slow")
+            self._sort_out(batch, slot.kills, "slow")
         self._answer_recalls(number)
-        if slot.held:
-            last = slot.held[-1]
-            if (last.job, last.epoch, last.indices[-1]) in kills:
-                self.end(slot, m.CANCELLED)
+        self.endings.end_running(now, slot)
+        if slot.kills:
+            slot.forget_settled()
+            slot.forget_late_kills()
 
-    def _sort_out(self, batch: Batch, kills: set[tuple[str, int, int]], reason: str) -> None:
+    def _sort_out(self, batch: Batch, kills: Container[tuple[str, int, int]], reason: str) -> None:
         """Tasks that never start: killed ones are cancelled, recalled ones wait for the answer, others go back."""
         back: list[tuple[int, int]] = []
         killed: list[tuple[int, int]] = []
@@ -324,11 +368,11 @@ class Workplace:
 
     # -- ending what runs
 
-    def kill(self, scheduler: str, message: m.Kill) -> None:
+    def kill(self, now: float, scheduler: str, message: m.Kill) -> None:
         """End these tasks (none named: the whole job), whether they wait or run."""
         wanted = set(message.indices) or None
         pulled = self.queue.pull(scheduler, message.job, message.epoch, wanted)
-        self._cancelled(Batch(0, scheduler, message.job, message.epoch, [], [], 0.0), pulled)
+        self._cancelled(Batch(0, scheduler, message.job, message.epoch, [], [], _NO_SPEC), pulled)
         for slot in self.slots:
             targets = {
                 (batch.job, batch.epoch, index)
@@ -337,41 +381,12 @@ class Workplace:
                 for index in batch.indices
                 if wanted is None or index in wanted
             }
-            if not targets:
-                continue
-            if slot.held_count == 1:
-                self.end(slot, m.CANCELLED)
-            else:
-                self._kills.setdefault(slot.number, set()).update(targets)
+            for task in targets:
+                slot.kills[task] = min(message.grace_s, slot.kills.get(task, message.grace_s))
+            if targets and slot.held_count == 1:
+                self.endings.end_running(now, slot)
+            elif targets:
                 self.reclaim(slot, "kill")
-
-    def end(self, slot: Slot, verdict: int) -> None:
-        """Kill the slot's process; its running task ends with ``verdict``."""
-        if slot.up:
-            slot.verdict = verdict
-            self._effects.append(KillSlot(slot.number))
-
-    def _watch_clock(self, now: float, slot: Slot) -> None:
-        """Look at the time of a task with a timeout when it is up, or in CLOCK_S.
-
-        Most tasks end long before: a deadline for each, kept for its whole timeout, would be too many.
-        """
-        if slot.held and slot.held[0].timeout_s:
-            when = min(slot.progress_at + slot.held[0].timeout_s, now + CLOCK_S)
-            if not slot.clock_at or when < slot.clock_at:
-                slot.clock_at = when
-                self._timers.add(when, ("clock", slot.number))
-
-    def due_clock(self, now: float, number: int) -> None:
-        """The time of the task that runs may be up."""
-        slot = self.slots[number]
-        if now < slot.clock_at:
-            return  # an older deadline, that a sooner one has replaced
-        slot.clock_at = 0.0
-        if slot.held and 0.0 < slot.held[0].timeout_s <= now - slot.progress_at + 1e-9:
-            self.end(slot, m.TIMED_OUT)
-        else:
-            self._watch_clock(now, slot)
 
     def due_watch(self, now: float, number: int) -> None:
         """A batch that shows no progress keeps its rest from free slots elsewhere: give it back."""
@@ -383,12 +398,3 @@ class Workplace:
             self.reclaim(slot, "slow")
         slot.watched = True
         self._timers.add(max(now, slot.progress_at) + STUCK_S, ("watch", number))
-
-
-def _verdict(verdict: int | None, batch: Batch, cause: str) -> tuple[int, bytes]:
-    """Return status and payload of the task that ran when its slot's process ended."""
-    if verdict == m.CANCELLED:
-        return m.CANCELLED, b""
-    if verdict == m.TIMED_OUT:
-        return m.TIMED_OUT, failure("TaskTimedOut", f"ran longer than its timeout of {batch.timeout_s:g} s")
-    return m.FAILED, failure("TaskCrashed", f"the task's process ended without a result: {cause}")

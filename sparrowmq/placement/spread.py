@@ -19,7 +19,12 @@ def spread(rng: random.Random, workers: Sequence[W], count: int) -> dict[W, int]
     gets the same number and random ones get one more, so that any two differ by 1 at the most. ``workers`` are
     distinct; with none of them the answer is empty. The cost is that of ``rng.sample``, not of a full shuffle.
     """
-    chosen = rng.sample(workers, min(count, len(workers)))
+    n = len(workers)
+    if count == 2 and n >= 2:  # a job of one task: several times faster than ``rng.sample``
+        first = int(rng.random() * n)
+        second = int(rng.random() * (n - 1))
+        return {workers[first]: 1, workers[second + (second >= first)]: 1}
+    chosen = rng.sample(workers, min(count, n))
     if not chosen:
         return {}
     each, more = divmod(count, len(chosen))

@@ -248,6 +248,7 @@ class Task(Message, frozen=True, tag=10):
 
     Consumes as many requested reservations as it has tasks. ``function`` is empty when the worker was sent it
     before. ``renew`` leaves that many new reservations of ``round`` at the tail of the queue (DESIGN rule 6).
+    ``eager`` (with ``request`` 0): start them at once, in slots that have nothing to do, or give them back as "busy".
     """
 
     request: Count
@@ -260,6 +261,7 @@ class Task(Message, frozen=True, tag=10):
     function: Payload = b""
     renew: Count = 0
     round: Count = 0
+    eager: bool = False
 
 
 class NoOp(Message, frozen=True, tag=11):
@@ -289,7 +291,7 @@ class Recall(Message, frozen=True, tag=13):
 class Returned(Message, frozen=True, tag=14):
     """Tasks that did not start and never will: the answer to a recall, or unasked (``request`` 0).
 
-    ``reason`` is one of "recalled", "drain", "slow", "crash", "function", "late", "full", "refused".
+    ``reason`` is one of "recalled", "drain", "slow", "crash", "function", "late", "busy", "full", "refused".
     """
 
     request: Count

@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from typing import Any, Final, cast
 
+import msgspec
+
 from sparrowmq import ids
 from sparrowmq.core import effects as fx
 from sparrowmq.core import invariants
@@ -25,86 +27,12 @@ from sparrowmq.core.session import Session
 from sparrowmq.protocol import codec
 from sparrowmq.protocol import messages as m
 from sparrowmq.settings import ClientSettings, SchedulerSettings, WorkerSettings
+from sparrowmq.sim.node import Connection, Machine, Node
+from sparrowmq.sim.observer import Observer
 from sparrowmq.sim.slot import SimSlot, Work
 
 PACKAGE: Final = "0.0.0"
 PYTHON: Final = "3.11"
-
-Machine = Scheduler | NodeMonitor | Session
-
-
-class Connection:
-    """One connection: the node that opened it calls it ``number``, the scheduler calls it this object."""
-
-    def __init__(self, dialer: Node, number: int, listener: Node) -> None:
-        self.ends = (dialer, listener)
-        self.starts = (dialer.starts, listener.starts)
-        self.number = number
-        self.open = [True, True]  # whether each end still listens
-        self.arrived_at = [0.0, 0.0]  # the latest arrival towards each end
-        self.under_way = 0  # batches sent and not arrived
-
-    def name(self, end: int) -> fx.Peer:
-        """What this end calls the connection."""
-        return self if end else self.number
-
-
-class Node:
-    """A process: a machine that may be down, paused or up. ``kind`` is "scheduler", "worker" or "client"."""
-
-    def __init__(self, cluster: Cluster, id: str, kind: str, make: Callable[[Node], Machine]) -> None:
-        self.cluster = cluster
-        self.id = id
-        self.kind = kind
-        self.make = make
-        self.starts = 0  # how often it was started: its incarnation
-        self.up = False
-        self.paused = False
-        self.leaving = ""  # the reason of its Exit
-        self.backlog: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
-        self.connections: dict[fx.Peer, Connection] = {}
-        self.slots: list[SimSlot] = []
-        self.wakes_at: float | None = None
-        self.machine: Any = None
-
-    @property
-    def address(self) -> str:
-        """Where a scheduler listens: another port after each start."""
-        return f"{self.id}:{self.starts}"
-
-    def step(self, event: Callable[..., None], *arguments: Any) -> None:
-        """Let the machine take one event and carry out what it wants done."""
-        if not self.up:
-            return
-        if self.paused:
-            self.backlog.append((event, arguments))
-            return
-        event(self.cluster.now, *arguments)
-        self.cluster.settle(self)
-
-    # What slots report.
-
-    def slot_ready(self, slot: int, pid: int) -> None:
-        """See `NodeMonitor`."""
-        self.step(self.machine.slot_ready, slot, pid)
-
-    def slot_started(self, slot: int, job: str, epoch: int, index: int, attempt: int) -> None:
-        """Keep the record."""
-        self.cluster.starts[job, index].append((self.cluster.now, self.id, epoch, attempt))
-
-    def slot_results(
-        self, slot: int, first_seq: int, statuses: bytes, service_us: list[int], payloads: list[m.Payload]
-    ) -> None:
-        """See `NodeMonitor`."""
-        self.step(self.machine.slot_results, slot, first_seq, statuses, service_us, payloads)
-
-    def slot_exited(self, slot: int, cause: str, current_seq: int) -> None:
-        """See `NodeMonitor`."""
-        self.step(self.machine.slot_exited, slot, cause, current_seq)
-
-    def slot_reclaimed(self, slot: int, after_seq: int) -> None:
-        """See `NodeMonitor`."""
-        self.step(self.machine.slot_reclaimed, slot, after_seq)
 
 
 class Cluster:
@@ -191,6 +119,14 @@ class Cluster:
 
         return self._add(id, "client", make)
 
+    def add_observer(self, id: str = "") -> str:
+        """Start a client that does what `say` tells it; return its id."""
+
+        def make(node: Node) -> Machine:
+            return Observer(id=node.id, incarnation=node.starts, package=PACKAGE)
+
+        return self._add(id, "observer", make)
+
     def _add(self, id: str, kind: str, make: Callable[[Node], Machine]) -> str:
         id = id or f"{kind}-{sum(node.kind == kind for node in self.nodes.values()) + 1}"
         self.nodes[id] = Node(self, id, kind, make)
@@ -216,14 +152,31 @@ class Cluster:
 
     def submit(self, tasks: Sequence[Work | float], *, client: str = "client-1", **spec: Any) -> str:
         """Submit a job of these tasks (numbers are service times in seconds); return its id."""
+        submit = self._job(tasks, spec)
+        self.history.submitted(submit.job, submit.count)
+        node = self.nodes[client]
+        node.step(node.machine.submit, submit)
+        return submit.job
+
+    def detach(
+        self,
+        tasks: Sequence[Work | float],
+        scheduler: str = "scheduler-1",
+        *,
+        observer: str = "observer-1",
+        **spec: Any,
+    ) -> str:
+        """Have an observer submit a detached job to a scheduler; return its id."""
+        submit = msgspec.structs.replace(self._job(tasks, spec), detached=True)
+        self.say(submit, scheduler, observer=observer)
+        return submit.job
+
+    def _job(self, tasks: Sequence[Work | float], spec: dict[str, Any]) -> m.Submit:
         works = [task if isinstance(task, Work) else Work(task) for task in tasks]
         job = ids.job_id(int(self.now * 1e3), self.rng)
         payloads = cast("list[m.Payload]", [work.payload() for work in works])
-        submit = m.Submit(job, 0, m.JobSpec(**spec), len(works), payloads, b"" if spec.get("kind") else b"function")
-        self.history.submitted(job, len(works))
-        node = self.nodes[client]
-        node.step(node.machine.submit, submit)
-        return job
+        function = b"" if spec.get("kind") else b"function"
+        return m.Submit(job, 0, m.JobSpec(**spec), len(works), payloads, function)
 
     def recall(self, job: str, indices: Sequence[int], *, client: str = "client-1") -> int:
         """Recall tasks; return the number that the answer carries."""
@@ -232,10 +185,19 @@ class Cluster:
         node.step(node.machine.recall, self._queries, job, indices)
         return self._queries
 
-    def kill(self, job: str, indices: Sequence[int] = (), *, client: str = "client-1") -> None:
-        """Kill tasks."""
+    def kill(self, job: str, indices: Sequence[int] = (), *, grace_s: float = 0.0, client: str = "client-1") -> None:
+        """Kill tasks, after they were asked to end and had this grace."""
         node = self.nodes[client]
-        node.step(node.machine.kill, job, indices)
+        node.step(node.machine.kill, job, indices, grace_s)
+
+    def say(self, message: m.AnyMessage, scheduler: str = "", *, observer: str = "observer-1") -> None:
+        """Have an observer say something to a scheduler, or to all."""
+        node = self.nodes[observer]
+        node.step(node.machine.say, message, scheduler)
+
+    def heard(self, kind: type[m.AnyMessage], observer: str = "observer-1") -> list[Any]:
+        """Return the messages of this type that an observer has received so far."""
+        return [message for _, message in self.nodes[observer].machine.heard if type(message) is kind]
 
     # -- faults
 
@@ -326,7 +288,7 @@ class Cluster:
     def check_rest(self) -> None:
         """No job is left, nor anything of any job."""
         for node in self.nodes.values():
-            if node.up and not node.paused:
+            if node.up and not node.paused and node.kind != "observer":
                 invariants.check_rest(node.machine)
 
     def check_agreement(self) -> None:
@@ -352,7 +314,7 @@ class Cluster:
     def settle(self, node: Node) -> None:
         """Carry out a machine's effects, check it, and see when it wants to be woken."""
         effects = node.machine.take_effects()
-        if self._check:
+        if self._check and node.kind != "observer":
             invariants.check(node.machine, effects)
         outgoing: dict[fx.Peer, list[m.AnyMessage]] = {}
         for effect in effects:
@@ -385,6 +347,8 @@ class Cluster:
                 node.slots[effect.slot].start(effect)
             case fx.ReclaimSlot():
                 node.slots[effect.slot].reclaim()
+            case fx.InterruptSlot():
+                node.slots[effect.slot].interrupt(effect.seq)
             case fx.KillSlot():
                 node.slots[effect.slot].kill()
             case fx.Exit():

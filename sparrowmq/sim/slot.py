@@ -1,7 +1,7 @@
 """A simulated slot: one process that runs tasks one after the other, in virtual time.
 
-Owns: what a slot process does with tasks, stop marks and kills (as executor/ does it), and how a simulated task
-says how long it takes. Must not know: node monitors, schedulers, messages.
+Owns: what a slot process does with tasks, stop marks, interrupts and kills (as executor/ does it), and how a simulated
+task says how long it takes, what it writes and how it ends. Must not know: node monitors, schedulers, messages.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import msgspec
 
 from sparrowmq.core.effects import StartTasks
 from sparrowmq.core.report import failure
+from sparrowmq.errors import RemoteError
 from sparrowmq.protocol import messages as m
+from sparrowmq.protocol.retries import names_of, wants_retry
 
 SPAWN_S: Final = 0.005  # until the process of a slot is up
 PIPE_S: Final = 0.00003  # from node monitor to slot, and back
@@ -22,16 +24,27 @@ SETTLE_S: Final = 0.002  # from a stop mark to its answer
 KILL_S: Final = 0.001
 OVERHEAD_S: Final = 0.000005  # of each task
 FLUSH_S: Final = 0.0005  # results wait for others no longer than this
+_FAILURE: Final = names_of(RemoteError)
 LONG_S: Final = 0.0002  # the result of a task that took longer leaves at once
 
 Later = Callable[..., None]  # later(delay_s, function, *arguments)
 
 
 class Work(msgspec.Struct, frozen=True, array_like=True):
-    """The payload of a simulated task: how long it takes and how it ends: "ok", "fail" or "crash"."""
+    """The payload of a simulated task: how long it takes and how it ends: "ok", "fail" or "crash".
+
+    "fail N" fails on the first N attempts. ``output`` is written at its start. ``deaf``: an interrupt does not end it.
+    """
 
     service_s: float = 0.0
     end: str = "ok"
+    output: bytes = b""
+    deaf: bool = False
+
+    def fails(self, attempt: int) -> bool:
+        """Whether this attempt (1 is the first) fails."""
+        how, _, attempts = self.end.partition(" ")
+        return how == "fail" and attempt <= int(attempts or attempt)
 
     def payload(self) -> bytes:
         """Return it as a task's payload."""
@@ -51,6 +64,9 @@ class Listener(Protocol):
         self, slot: int, first_seq: int, statuses: bytes, service_us: list[int], payloads: list[m.Payload]
     ) -> None:
         """Tasks have ended."""
+
+    def slot_output(self, slot: int, seq: int, stream: int, data: bytes) -> None:
+        """A task has written something."""
 
     def slot_exited(self, slot: int, cause: str, current_seq: int) -> None:
         """The process is gone."""
@@ -74,7 +90,12 @@ class SimSlot:
         self._handed = 0
         self._started = 0
         self._stop = 0
+        self._marked = 0  # the task that is to be interrupted
         self._running = False
+        self._work = Work()  # what runs
+        self._runs = 0  # how many tasks were begun
+        self._batch: StartTasks | None = None  # what the running task belongs to
+        self._position = 0
         self._done: list[tuple[int, int, bytes]] = []  # results not sent: (status, microseconds, payload)
         self._done_from = 0
         self._flushed_at = 0.0
@@ -97,6 +118,12 @@ class SimSlot:
         if self._up:
             self._stop = self._handed
             self._later(SETTLE_S, self._settled, self._process, self._stop)
+
+    def interrupt(self, seq: int) -> None:
+        """Interrupt this task: it runs when the signal arrives, or never begins."""
+        if self._up:
+            self._marked = seq
+            self._later(PIPE_S, self._interrupted, self._process, seq)
 
     def kill(self) -> None:
         """Kill the process."""
@@ -135,27 +162,45 @@ class SimSlot:
         if self._done and seq != self._done_from + len(self._done):
             self._flush()
         self._started = seq
+        if seq == self._marked:
+            self._work = Work()
+            self._over(m.CANCELLED, b"")
+            return
         self._running = True
         self._listener.slot_started(
             self._number, batch.job, batch.epoch, batch.indices[position], batch.attempts[position]
         )
         payload = batch.payloads[position if len(batch.payloads) > 1 else 0]
         work = msgspec.msgpack.decode(payload, type=Work) if isinstance(payload, bytes) else Work()
-        self._later(work.service_s + OVERHEAD_S, self._end, self._process, seq, work)
+        self._work, self._batch, self._position = work, batch, position
+        self._runs += 1
+        if work.output:
+            self._later(PIPE_S, self._report_output, self._node, seq, work.output)
+        self._later(work.service_s + OVERHEAD_S, self._end, self._process, self._runs)
 
-    def _end(self, process: int, seq: int, work: Work) -> None:
-        if process != self._process:
+    def _interrupted(self, process: int, seq: int) -> None:
+        if process == self._process and self._running and self._started == seq and not self._work.deaf:
+            self._runs += 1  # what was to end it finds another number
+            self._over(m.CANCELLED, b"interrupted")
+
+    def _end(self, process: int, run: int) -> None:
+        if process != self._process or run != self._runs or not self._running or self._batch is None:
             return
+        work, spec = self._work, self._batch.spec
         if work.end == "crash":
             self._exit(process, "killed by signal 11")
-            return
+        elif work.fails(self._batch.attempts[self._position]):
+            status = m.RETRY if wants_retry(spec, _FAILURE) else m.FAILED
+            self._over(status, failure("RemoteError", "it raised"))
+        else:
+            self._over(m.SUCCEEDED, msgspec.msgpack.encode(self._started))
+
+    def _over(self, status: int, result: bytes) -> None:
         if not self._done:
-            self._done_from = seq
-        failed = work.end == "fail"
-        result = failure("RemoteError", "it raised") if failed else msgspec.msgpack.encode(seq)
-        self._done.append((m.FAILED if failed else m.SUCCEEDED, int(work.service_s * 1e6), result))
+            self._done_from = self._started
+        self._done.append((status, int(self._work.service_s * 1e6), result))
         self._running = False
-        if work.service_s >= LONG_S or self._now() - self._flushed_at >= FLUSH_S:
+        if self._work.service_s >= LONG_S or self._now() - self._flushed_at >= FLUSH_S:
             self._flush()
         self._next()
 
@@ -172,8 +217,14 @@ class SimSlot:
         if node == self._node:
             self._listener.slot_results(self._number, first_seq, statuses, service_us, payloads)
 
+    def _report_output(self, node: int, seq: int, data: bytes) -> None:
+        if node == self._node:
+            self._listener.slot_output(self._number, seq, 1, data)
+
     def _settled(self, process: int, stop: int) -> None:
         if process == self._process and stop == self._stop:
+            if self._running:
+                self._flush()
             self._listener.slot_reclaimed(self._number, min(self._started, stop))
 
     def _exit(self, process: int, cause: str) -> None:
@@ -191,4 +242,4 @@ class SimSlot:
         self._up = self._running = False
         self._queue.clear()
         self._done.clear()
-        self._handed = self._started = self._stop = 0
+        self._handed = self._started = self._stop = self._marked = 0

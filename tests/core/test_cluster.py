@@ -2,72 +2,18 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
-from typing import Any
 
-import msgspec
 import pytest
 
 from sparrowmq.core import effects as fx
-from sparrowmq.core.report import job_status
 from sparrowmq.limits import SchedulerLimits, WorkerLimits
 from sparrowmq.protocol import messages as m
 from sparrowmq.settings import ClientSettings, SchedulerSettings, WorkerSettings
-from sparrowmq.sim.cluster import Cluster
 from sparrowmq.sim.slot import Work
+from tests.support.sim import cluster, failure, ledger, runs, succeeded, told, two_homes
 
 POLICIES = ("late-binding", "random", "per-task", "batch")
-
-
-def cluster(*, workers: int = 2, slots: int = 1, schedulers: int = 1, seed: int = 1, **settings: Any) -> Cluster:
-    """A cluster with one client, up and connected."""
-    world = Cluster(seed, **settings)
-    for _ in range(schedulers):
-        world.add_scheduler()
-    for _ in range(workers):
-        world.add_worker(slots=slots)
-    world.add_client()
-    world.run(0.5)
-    return world
-
-
-def two_homes(**settings: Any) -> tuple[Cluster, list[str]]:
-    """A cluster of two schedulers with two clients, whose homes differ; their homes."""
-    for seed in range(20):
-        world = cluster(schedulers=2, seed=seed, **settings)
-        world.add_client("client-2")
-        world.run(0.1)
-        homes = [world.client(id)._home for id in ("client-1", "client-2")]
-        names = [home.scheduler for home in homes if home is not None]
-        if len(set(names)) == 2:
-            return world, names
-    raise AssertionError("every seed gave both clients the same home")
-
-
-def told(world: Cluster, kind: type[fx.AnyEffect]) -> list[Any]:
-    return [effect for _, _, effect in world.told if isinstance(effect, kind)]
-
-
-def ledger(world: Cluster, job: str, scheduler: str = "scheduler-1") -> m.JobStatus:
-    [over] = [over for over in world.scheduler(scheduler).state.finished if over.job.id == job]
-    return job_status(over.job, over.how, 0.0, over.ended_at, over.detail)
-
-
-def runs(world: Cluster, job: str) -> list[int]:
-    """How often each task of a job has started."""
-    return [len(world.starts[job, index]) for index in range(world.history.tasks[job])]
-
-
-def succeeded(world: Cluster, job: str) -> bool:
-    return set(world.history.statuses(job)) == {m.SUCCEEDED}
-
-
-def failure(world: Cluster, job: str, index: int) -> tuple[int, str, str]:
-    """Status, class and text of a task that did not succeed."""
-    status, payload = world.history.outcomes[job, index]
-    data = msgspec.msgpack.decode(bytes(payload))  # type: ignore[arg-type]
-    return status, data["type"], data["message"]
 
 
 # -- placement
@@ -404,7 +350,7 @@ def test_recall_cancels_what_has_not_started_and_comes_too_late_for_the_rest() -
     world = cluster(workers=1)
     job = world.submit([0.5] * 4)
     world.run(0.1)
-    [running] = [index for index, place in enumerate(world.scheduler().state.jobs[job].place) if place]
+    [running] = world.scheduler().state.jobs[job].launched_tasks()
     number = world.recall(job, range(4))
     world.finish()
     expected = [m.SUCCEEDED if index == running else m.CANCELLED for index in range(4)]
@@ -494,7 +440,7 @@ def test_the_jobs_of_a_client_that_is_gone_end_with_its_lease() -> None:
     assert world.scheduler().state.jobs
     world.run(1.5)
     world.check_rest()
-    assert [row.detail for row in world.scheduler().state.finished] == ["its client has gone"]
+    assert [row.detail for row in world.scheduler().state.history] == ["its client has gone"]
     assert world.scheduler().state.clients == {}
 
 
@@ -588,85 +534,6 @@ def test_a_job_that_moves_after_a_long_time_may_find_the_next_scheduler_busy() -
     world.finish()
     assert succeeded(world, long)
     assert succeeded(world, other)
-
-
-# -- everything at once
-
-
-def scenario(seed: int) -> None:
-    """A small cluster, some jobs, some faults; in the end every task has one outcome and nothing is left over."""
-    rng = random.Random(seed)
-    world = Cluster(seed)
-    schedulers = [world.add_scheduler() for _ in range(rng.randint(1, 3))]
-    workers = [world.add_worker(slots=rng.randint(1, 3)) for _ in range(rng.randint(2, 5))]
-    clients = [world.add_client() for _ in range(rng.randint(1, 2))]
-    world.run(0.5)
-    jobs: list[tuple[str, int, str]] = []
-
-    def submit() -> None:
-        mean_s = rng.choice([0.0, 0.0005, 0.01, 0.1])
-        works = [
-            Work(rng.expovariate(1 / mean_s) if mean_s else 0.0, rng.choice(["ok"] * 18 + ["fail", "crash"]))
-            for _ in range(rng.choice([1, 2, 5, 20]))
-        ]
-        client = rng.choice(clients)
-        spec = {
-            "policy": rng.choice(POLICIES),
-            "probe_ratio": rng.choice([1.0, 1.5, 2.0, 3.0]),
-            "timeout_s": rng.choice([0.0, 0.0, 0.0, 0.05]),
-        }
-        jobs.append((world.submit(works, client=client, **spec), len(works), client))
-
-    def recall() -> None:
-        for job, tasks, client in jobs[-1:]:
-            world.recall(job, rng.sample(range(tasks), (tasks + 1) // 2), client=client)
-
-    def kill() -> None:
-        for job, tasks, client in jobs[-1:]:
-            world.kill(job, rng.choice([[rng.randrange(tasks)], []]), client=client)
-
-    def reset() -> None:
-        world.reset(rng.choice(workers + clients), rng.choice(schedulers))
-
-    def bounce() -> None:
-        id = rng.choice(workers + schedulers)
-        if world.nodes[id].up:
-            world.crash(id)
-            world.later(rng.choice([0.001, 0.02, 0.2, 1.0]), world.restart, id)
-
-    def pause() -> None:
-        id = rng.choice(workers + schedulers + clients)
-        if world.nodes[id].up:
-            world.pause(id)
-            world.later(rng.choice([0.01, 0.5, 2.0, 7.0]), world.resume, id)
-
-    def restart_if_down(id: str) -> None:
-        if not world.nodes[id].up:
-            world.restart(id)
-
-    def drain() -> None:
-        id = rng.choice(workers + schedulers)
-        if world.nodes[id].up:
-            world.drain(id, rng.choice([0.05, 5.0]))
-            world.later(6.0, restart_if_down, id)
-
-    for _ in range(rng.randint(3, 12)):
-        world.later(rng.random(), submit)
-    kinds = rng.sample([reset, reset, bounce, pause, drain, recall, kill], rng.randint(1, 6))
-    for _ in range(rng.randint(0, 12)):
-        world.later(rng.random() * 1.2, rng.choice(kinds))
-    world.run(1.5)
-    world.finish(120.0, rest_s=20.0)
-
-
-@pytest.mark.parametrize("first", range(0, 120, 20))
-def test_every_job_ends_and_every_outcome_is_shown_once_whatever_fails(first: int) -> None:
-    for seed in range(first, first + 20):
-        try:
-            scenario(seed)
-        except Exception as error:
-            error.add_note(f"with seed {seed}")
-            raise
 
 
 def test_the_same_seed_gives_the_same_run() -> None:

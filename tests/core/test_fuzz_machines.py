@@ -18,6 +18,7 @@ from sparrowmq import limits
 from sparrowmq.core import effects as fx
 from sparrowmq.core import invariants
 from sparrowmq.core.node_monitor import NodeMonitor
+from sparrowmq.core.peers import Worker
 from sparrowmq.core.scheduler import Scheduler
 from sparrowmq.core.session import Session
 from sparrowmq.protocol import codec
@@ -72,6 +73,12 @@ class Maker:
     def statuses(self, rows: list[int]) -> bytes:
         return bytes(self.rng.randint(m.SUCCEEDED, m.LOST) for _ in rows)
 
+    def result_statuses(self, rows: list[int]) -> bytes:
+        return bytes(self.one(m.SUCCEEDED, m.SUCCEEDED, m.RETRY, self.rng.randint(m.FAILED, m.RETRY)) for _ in rows)
+
+    def grace_s(self) -> float:
+        return float(self.one(0.0, 0.0, 0.02, 86_400.0))
+
     def spec(self) -> m.JobSpec:
         return m.JobSpec(
             kind=self.one(m.PYTHON, m.SLEEP),
@@ -80,6 +87,10 @@ class Maker:
             timeout_s=self.one(0.0, 0.0, 0.5, limits.TIMEOUT_S_MAX),
             max_attempts=self.one(1, 2, 100),
             python=self.one("", "", "", "3.11", "2.7"),
+            retries=self.one(0, 0, 1, 2, 100),
+            backoff_s=self.one(0.0, 0.02, 0.3, 86_400.0),
+            hedge_quantile=self.one(0.0, 0.0, 0.5, 1.0),
+            hedge_after_s=self.one(0.0, 0.001, 0.001, limits.TIMEOUT_S_MAX),
         )
 
     def held(self) -> list[m.Held]:
@@ -114,14 +125,20 @@ class Maker:
             self.one(b"", *[b"f"] * 5),
             self.rng.sample([0, 1, 2, 3, 4, 200], n) if self.rng.random() < 0.3 else [],
             [self.n() for _ in range(self.one(0, n))],
+            self.one(False, False, True),
         )
 
     def result(self) -> m.Result:
         rows = self.rows()
         return m.Result(
-            self.seq(), self.job(), self.epoch(), rows, self.attempts(rows), self.statuses(rows),
+            self.seq(), self.job(), self.epoch(), rows, self.attempts(rows), self.result_statuses(rows),
             [self.n() for _ in rows], self.payloads(rows),
         )  # fmt: skip
+
+    def output(self) -> m.Output:
+        data = bytes(self.one(b"", b"x", b"line\n" * 9))
+        row = int(self.one(0, 0, 1, 3, 99_999))
+        return m.Output(self.job(), self.epoch(), row, self.n(), self.one(1, 2), data, self.n())
 
     def returned(self) -> m.Returned:
         rows = self.rows()
@@ -144,11 +161,11 @@ class Maker:
         return m.Recall(self.seq(), self.job(), self.epoch(), self.rows())
 
     def kill(self) -> m.Kill:
-        return m.Kill(self.job(), self.epoch(), self.rows())
+        return m.Kill(self.job(), self.epoch(), self.rows(), self.grace_s())
 
     def from_worker(self) -> m.AnyMessage:
         make = self.one(
-            self.result, self.result, self.result, self.returned, self.returned,
+            self.result, self.result, self.result, self.returned, self.returned, self.output,
             lambda: m.Request(self.seq(), self.job(), self.epoch(), self.seq(), self.n()),
             lambda: m.Request(self.seq(), self.job(), self.epoch(), self.seq(), self.n()),
             lambda: m.Request(self.seq(), self.job(), self.epoch(), self.seq(), self.n()),
@@ -170,6 +187,9 @@ class Maker:
             lambda: m.Ping(self.seq()),
             lambda: m.Goodbye("leaving") if self.rng.random() < 0.2 else m.Ping(1),
             lambda: m.Query(self.seq(), self.one("jobs", "job", "workers", "summary", "?"), self.one("", "a")),
+            lambda: m.Query(self.seq(), self.one("tasks", "failures"), self.job(), self.rows()),
+            lambda: m.Follow(self.seq(), self.job(), self.one(True, False)),
+            lambda: m.Drain(self.seq(), self.one("n1", "n3", "?"), self.grace_s()),
             lambda: m.Subscribe(self.seq(), self.one("jobs", "workers"), self.one(0.0, 0.01, 86_400.0)),
         )  # fmt: skip
         message: m.AnyMessage = make()
@@ -256,16 +276,24 @@ def tick(machine: Any, now: float) -> None:
 # -- scheduler
 
 TINY = limits.SchedulerLimits(
-    jobs=2, tasks=9, payload_bytes=900, clients=2, workers=2, finished_jobs=2, client_credit_bytes=150
-)
+    jobs=2, tasks=9, payload_bytes=900, clients=2, workers=2, finished_jobs=2, client_credit_bytes=150,
+    history_tasks=6, history_bytes=1500, job_output_bytes=200, output_bytes=300,
+)  # fmt: skip
 
 
 def scheduler_steps(seed: int) -> Iterable[Step]:
     make = Maker(seed)
     for _ in range(STEPS):
         kind = make.rng.random()
-        if kind < 0.4:
+        if kind < 0.2:
             yield "worker", make.one(1, 3), make.from_worker()
+        elif kind < 0.4:
+            yield (
+                "answer",
+                make.one(1, 3),
+                make.one(0, 0, 1, 2, 5),
+                make.one(m.SUCCEEDED, m.SUCCEEDED, m.RETRY, m.CANCELLED),
+            )
         elif kind < 0.7:
             yield "client", make.one(2, 4), make.from_client()
         elif kind < 0.75:
@@ -278,6 +306,23 @@ def scheduler_steps(seed: int) -> Iterable[Step]:
             yield "tick", make.pause_s()
         else:
             yield str(make.one("drain", "refuse")), make.rng.randint(1, 6)
+
+
+def answer(machine: Scheduler, now: float, peer: int, count: int, status: int) -> int:
+    """A worker asks for tasks of each job and ends those that it has (none, if it asks for none)."""
+    worker = machine.state.peers.get(peer)
+    if not isinstance(worker, Worker):
+        return 0
+    told = 0
+    for job in list(machine.state.jobs.values()):
+        machine.receive(now, peer, m.Request(1, job.id, job.epoch, 1, count))
+        rows = job.launched_on(worker.id) if count != 1 else []
+        numbers = [job.attempt_at(index, worker.id) for index in rows]
+        n = len(rows)
+        result = m.Result(1, job.id, job.epoch, rows, numbers, bytes([status] * n), [9] * n, [b"r"] * n)
+        machine.receive(now, peer, result)
+        told += n + count
+    return told
 
 
 def run_scheduler(steps: Iterable[Step], bounds: limits.SchedulerLimits) -> None:
@@ -296,6 +341,8 @@ def run_scheduler(steps: Iterable[Step], bounds: limits.SchedulerLimits) -> None
                     checked(machine, 10)
                 machine.receive(now, peer, message)
                 told = size(message)
+            case "answer":  # results of what is launched there indeed
+                told = answer(machine, now, *arguments)
             case "lost":
                 machine.lost(now, arguments[0])
             case "refuse":

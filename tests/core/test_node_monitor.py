@@ -503,7 +503,7 @@ def test_kill_ends_what_runs_and_what_waits() -> None:
     world.machine.slot_exited(world.now, 0, "killed by signal 9", 1)
     [cancelled] = world.sent()
     assert isinstance(cancelled, m.Result)
-    assert (cancelled.indices, cancelled.statuses) == ([0], bytes([m.CANCELLED]))
+    assert (cancelled.indices, cancelled.statuses, cancelled.payloads) == ([0], bytes([m.CANCELLED]), [b"killed"])
     assert world.machine.place.waiting() == 1  # job b
 
 

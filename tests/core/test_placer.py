@@ -19,7 +19,7 @@ class World:
     def __init__(self, workers: int, *, slots: int = 1, seed: int = 5) -> None:
         self.workers: dict[str, Worker] = {}
         self.emitted: list[tuple[Any, m.AnyMessage]] = []
-        self.placer = Placer(self.workers, random.Random(seed), lambda *sent: self.emitted.append(sent))
+        self.placer = Placer(self.workers, random.Random(seed), lambda *sent: self.emitted.append(sent), eager=False)
         for _ in range(workers):
             self.join(slots)
 
@@ -69,7 +69,7 @@ def test_what_comes_back_gets_new_reservations_only_if_too_few_are_left() -> Non
     record = job(4)
     world.placer.place(0.0, record)
     for worker in list(world.workers.values())[:2]:
-        world.placer.requested(record, worker, m.Request(1, "a", 0, 1, 2), True)
+        world.placer.requested(1.0, record, worker, m.Request(1, "a", 0, 1, 2), True)
     assert (record.unplaced, record.reserved_total) == (0, 0)  # the last task placed cancels the rest
     world.emitted.clear()
     for index in (0, 1):
@@ -99,7 +99,7 @@ def test_a_request_that_must_not_be_served_gets_a_no_op(why: str) -> None:
     worker = world.join(python="2.7") if why == "python" else world.workers["w0"]
     worker.draining = why == "draining"
     world.emitted.clear()
-    world.placer.requested(record, worker, m.Request(4, "a", 0, 1, 2), why != "no credit")
+    world.placer.requested(1.0, record, worker, m.Request(4, "a", 0, 1, 2), why != "no credit")
     assert world.emitted == [(worker.peer, m.NoOp(4, 2))]
     assert record.no_ops == 2
 
@@ -127,16 +127,16 @@ def test_sampling_asks_d_m_distinct_workers_and_places_when_all_have_answered(po
     world.emitted.clear()
     for peer in peers:
         assert world.emitted == []
-        world.placer.loaded(record, world.workers[peer.split()[1]], m.Load("a", 0, 1, 0, 0, 1))
+        world.placer.loaded(1.0, record, world.workers[peer.split()[1]], m.Load("a", 0, 1, 0, 0, 1))
     assert record.unplaced == 0
-    assert not world.placer.sampling_over(record, 1)
+    assert not world.placer.sampling_over(1.0, record, 1)
 
 
 def test_loads_of_an_older_round_do_not_count() -> None:
     world = World(2)
     record = job(1, "batch")
     world.placer.place(0.0, record)
-    world.placer.loaded(record, world.workers["w0"], m.Load("a", 0, 7, 0, 0, 1))
+    world.placer.loaded(1.0, record, world.workers["w0"], m.Load("a", 0, 7, 0, 0, 1))
     assert world.placer.sampled("w0") == ["a"]
 
 
@@ -144,8 +144,8 @@ def test_the_end_of_the_time_for_answers_places_on_those_that_answered() -> None
     world = World(3)
     record = job(2, "batch")
     world.placer.place(0.0, record)
-    world.placer.loaded(record, world.workers["w1"], m.Load("a", 0, 1, 7, 1, 1))
-    assert world.placer.sampling_over(record, 1)
+    world.placer.loaded(1.0, record, world.workers["w1"], m.Load("a", 0, 1, 7, 1, 1))
+    assert world.placer.sampling_over(1.0, record, 1)
     assert record.launched_on("w1") == [0, 1]
     assert world.placer.sampled("w0") == []
 
@@ -155,7 +155,7 @@ def test_nobody_answers() -> None:
     record = job(2, "per-task")
     world.placer.place(0.0, record)
     for id in ("w0", "w1"):
-        world.placer.unsampled(record, id)
+        world.placer.unsampled(1.0, record, id)
     assert record.unplaced == 2
     assert world.placer.place(1.0, record) == 1.25  # another round
 
@@ -166,7 +166,7 @@ def test_the_function_goes_once_to_each_worker() -> None:
     record = Job(m.Submit("a", 0, spec, 3, [b"p"], b"function"), "c1", 0.0)
     world.placer.place(0.0, record)
     for number in (1, 2):
-        world.placer.requested(record, world.workers["w0"], m.Request(number, "a", 0, 1, 1), True)
+        world.placer.requested(1.0, record, world.workers["w0"], m.Request(number, "a", 0, 1, 1), True)
     functions = [message.function for _, message in world.emitted if isinstance(message, m.Task)]
     assert functions == [b"function", b""]
 

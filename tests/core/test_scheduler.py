@@ -2,86 +2,14 @@
 
 from __future__ import annotations
 
-import random
-from typing import Any
-
 import msgspec
 import pytest
 
 from sparrowmq.core import effects as fx
 from sparrowmq.core import invariants
-from sparrowmq.core.scheduler import Scheduler
 from sparrowmq.limits import SchedulerLimits
 from sparrowmq.protocol import messages as m
-from sparrowmq.settings import SchedulerSettings
-
-CLIENT = "client's connection"
-SPEC = m.JobSpec(kind=m.SLEEP)
-
-
-class World:
-    """A scheduler with connections named by text; `said` gives what it wants done, log lines left out."""
-
-    def __init__(self, *, workers: int = 0, client: bool = True, **settings: Any) -> None:
-        self.now = 1.0
-        self.machine = Scheduler(id="s1", incarnation=7, rng=random.Random(3), settings=SchedulerSettings(**settings))
-        if client:
-            self.hear(CLIENT, hello(m.CLIENT, "c1"))
-        for k in range(1, workers + 1):
-            self.hear(f"w{k}", hello(m.WORKER, f"w{k}"))
-        self.said()
-
-    def hear(self, peer: str, *messages: m.AnyMessage) -> None:
-        for message in messages:
-            self.machine.receive(self.now, peer, message)
-
-    def lose(self, peer: str) -> None:
-        self.machine.lost(self.now, peer)
-
-    def wait(self, for_s: float) -> None:
-        """Let time pass, ticking when asked."""
-        end = self.now + for_s
-        while (deadline := self.machine.next_deadline()) is not None and deadline <= end:
-            self.now = max(self.now, deadline)
-            self.machine.tick(self.now)
-        self.now = end
-
-    def said(self) -> list[fx.AnyEffect]:
-        effects = self.machine.take_effects()
-        invariants.check(self.machine, effects)
-        return [effect for effect in effects if not isinstance(effect, fx.Log)]
-
-    def to(self, peer: str) -> list[m.AnyMessage]:
-        return [effect.message for effect in self.said() if isinstance(effect, fx.Send) and effect.peer == peer]
-
-    def job(self, id: str = "a") -> Any:
-        return self.machine.state.jobs[id]
-
-
-def hello(role: str, id: str, incarnation: int = 1, **fields: Any) -> m.Hello:
-    if role == m.WORKER:
-        fields = {"python": "3.11", "host": "box", "pid": 5, "slots": 1, **fields}
-    return m.Hello(m.PROTOCOL, "0", role, id, incarnation, **fields)
-
-
-def submit(tasks: int = 2, *, job: str = "a", epoch: int = 0, spec: m.JobSpec = SPEC, **fields: Any) -> m.Submit:
-    return m.Submit(job, epoch, spec, tasks, fields.pop("payloads", [b"p%d" % k for k in range(tasks)]), **fields)
-
-
-def task(request: int, indices: list[int], attempts: list[int] | None = None, **fields: Any) -> m.Task:
-    attempts = attempts or [1] * len(indices)
-    spec = fields.pop("spec", SPEC)
-    return m.Task(request, "a", 0, spec, indices, attempts, [b"p%d" % k for k in indices], **fields)
-
-
-def result(indices: list[int], *, seq: int = 1, attempt: int = 1, epoch: int = 0, status: int = 0) -> m.Result:
-    n = len(indices)
-    return m.Result(seq, "a", epoch, indices, [attempt] * n, bytes([status] * n), [1000] * n, [b"r"] * n)
-
-
-def outcome(seq: int, indices: list[int], status: int = m.SUCCEEDED, payload: bytes = b"r") -> m.Outcome:
-    return m.Outcome(seq, "a", 0, indices, bytes([status] * len(indices)), [payload] * len(indices))
-
+from tests.support.scheduler import CLIENT, World, hello, outcome, result, submit, task
 
 # -- hellos
 
@@ -318,6 +246,15 @@ def test_a_result_of_an_attempt_that_was_never_issued_does_not_count() -> None:
     assert world.machine.state.counters["stale"] == 4
 
 
+def test_a_result_counts_whichever_worker_brings_it() -> None:
+    world = World(workers=2)
+    world.hear(CLIENT, submit(2))
+    assert world.start("w1", 2) == [0, 1]
+    world.hear("w2", result([0, 1]))
+    assert world.to(CLIENT) == [outcome(1, [0, 1])]
+    assert [(worker.launched, worker.done) for worker in world.machine.state.workers.values()] == [(0, 0), (0, 2)]
+
+
 def test_a_killed_task_whose_worker_dies_is_cancelled_not_lost() -> None:
     world = World(workers=1)
     world.hear(CLIENT, submit(1, spec=m.JobSpec(kind=m.SLEEP, max_attempts=1)))
@@ -326,7 +263,7 @@ def test_a_killed_task_whose_worker_dies_is_cancelled_not_lost() -> None:
     world.said()
     world.lose("w1")
     world.wait(0.1)
-    assert world.to(CLIENT) == [outcome(1, [0], m.CANCELLED, b"")]
+    assert world.to(CLIENT) == [outcome(1, [0], m.CANCELLED, b"killed")]
 
 
 def test_a_kill_is_said_again_to_a_worker_that_comes_back() -> None:
@@ -430,7 +367,7 @@ def test_the_job_of_another_client_is_not_touched() -> None:
         [answer] = world.to("other")
         assert isinstance(answer, m.Rejected)
         assert (answer.code, answer.retry_after_s) == ("conflict", 0.0)
-    world.hear("other", m.Kill("a", 0), m.Recall(3, "a", 0, [0]))
+    world.hear("other", m.Recall(3, "a", 0, [0]))
     assert world.said() == [fx.Send("other", m.Returned(3, "a", 0, []))]
 
 

@@ -68,10 +68,9 @@ def test_a_job_is_sent_accepted_shown_and_acknowledged() -> None:
     machine.receive(1.2, 1, outcome(1, [2, 0]))
     machine.receive(1.3, 1, outcome(2, [0, 1]))  # task 0 again
     assert effects(machine) == [
-        fx.Send(1, m.OutcomeAck(1)),
         fx.Deliver("a", [2, 0], bytes(2), [b"r2", b"r0"]),
-        fx.Send(1, m.OutcomeAck(2)),
         fx.Deliver("a", [1], bytes(1), [b"r1"]),
+        fx.Send(1, m.OutcomeAck(2)),
     ]
     assert machine.jobs == {}
 
@@ -123,9 +122,8 @@ def test_elsewhere_what_is_unfinished_is_submitted_under_a_higher_epoch(fault: s
     machine.receive(2.2, peer, outcome(1, [0], epoch=0))  # of the old epoch: acknowledged, not shown
     machine.receive(2.2, peer, outcome(2, [0, 2], epoch=1))
     assert effects(machine) == [
-        fx.Send(peer, m.OutcomeAck(1)),
-        fx.Send(peer, m.OutcomeAck(2)),
         fx.Deliver("a", [0, 2], bytes(2), [b"r0", b"r2"]),
+        fx.Send(peer, m.OutcomeAck(2)),
     ]
 
 
@@ -150,7 +148,10 @@ def test_a_draining_scheduler_keeps_its_jobs_and_new_ones_go_to_the_next() -> No
     machine.receive(2.2, 2, m.Welcome(other, 7, "0"))
     assert effects(machine) == [fx.Linked(other), fx.Send(2, submit("b"))]
     machine.receive(2.3, 1, outcome(1, [0, 1, 2]))
-    assert effects(machine)[-1] == fx.Deliver("a", [0, 1, 2], bytes(3), [b"r0", b"r1", b"r2"])
+    assert effects(machine) == [
+        fx.Deliver("a", [0, 1, 2], bytes(3), [b"r0", b"r1", b"r2"]),
+        fx.Send(1, m.OutcomeAck(1)),
+    ]
 
 
 def test_a_draining_scheduler_is_not_connected_to_anew_even_if_known_by_another_name() -> None:
@@ -290,9 +291,9 @@ def test_recall_asks_the_scheduler_and_passes_its_answer_on() -> None:
     machine.receive(2.1, 1, m.Returned(9, "a", 0, [2]))
     assert effects(machine) == [
         fx.Send(1, m.Recall(9, "a", 0, [0, 2])),
-        fx.Send(1, m.OutcomeAck(2)),
         fx.Deliver("a", [2], bytes([m.CANCELLED]), [b"r2"]),
         fx.Recalled(9, "a", [2]),
+        fx.Send(1, m.OutcomeAck(2)),
     ]
 
 
@@ -357,7 +358,7 @@ def test_killed_tasks_do_not_move() -> None:
     machine.lost(1.2, 1)
     machine.receive(1.4, 2, m.Welcome("s1", 8, "0"))
     assert effects(machine)[-2:] == [
-        fx.Deliver("a", [2], bytes([m.CANCELLED]), [b""]),
+        fx.Deliver("a", [2], bytes([m.CANCELLED]), [b"killed"]),
         fx.Send(2, m.Submit("a", 1, SPEC, 2, [b"x", b"y"], indices=[0, 1])),
     ]
 
@@ -370,7 +371,7 @@ def test_a_job_that_was_killed_wholly_does_not_move_at_all() -> None:
     machine.receive(1.4, 2, m.Welcome("s1", 8, "0"))
     assert effects(machine)[-2:] == [
         fx.Linked("s1"),
-        fx.Deliver("a", [0, 1, 2], bytes([m.CANCELLED] * 3), [b""] * 3),
+        fx.Deliver("a", [0, 1, 2], bytes([m.CANCELLED] * 3), [b"killed"] * 3),
     ]
     assert machine.jobs == {}
 
@@ -407,3 +408,149 @@ def test_leaving_says_goodbye_and_nothing_more() -> None:
     machine.receive(2.1, 1, outcome(1, [0]))
     machine.tick(100.0)
     assert effects(machine) == []
+
+
+# -- jobs that wait for their turn
+
+
+def flight(machine: Session, *jobs: str) -> None:
+    machine.submit_all(1.0, [submit(job) for job in jobs], flight=True)
+
+
+def test_of_a_flight_two_jobs_are_sent_and_the_next_when_one_ends() -> None:
+    machine = session()
+    flight(machine, "a", "b", "c", "d")
+    assert effects(machine) == [fx.Send(1, submit("a")), fx.Send(1, submit("b"))]
+    machine.receive(1.1, 1, outcome(1, [0, 1, 2], job="b"))
+    assert effects(machine) == [
+        fx.Deliver("b", [0, 1, 2], bytes(3), [b"r0", b"r1", b"r2"]),
+        fx.Send(1, submit("c")),
+        fx.Send(1, m.OutcomeAck(1)),
+    ]
+    machine.receive(1.2, 1, m.Rejected("a", 0, "invalid", "because"))
+    assert effects(machine) == [fx.JobEnded("a", "invalid", "because"), fx.Send(1, submit("d"))]
+
+
+def test_flights_do_not_wait_for_each_other_or_for_single_jobs() -> None:
+    machine = session()
+    flight(machine, "a", "b", "c")
+    flight(machine, "d", "e", "f")
+    machine.submit(1.0, submit("g"))
+    assert [e.message.job for e in effects(machine)] == ["a", "b", "d", "e", "g"]  # type: ignore[union-attr]
+
+
+def test_single_jobs_wait_while_very_many_are_under_way() -> None:
+    machine = session(jobs_in_flight=2)
+    for job in "abc":
+        machine.submit(1.0, submit(job))
+    assert effects(machine) == [fx.Send(1, submit("a")), fx.Send(1, submit("b"))]
+    machine.receive(1.1, 1, m.Rejected("a", 0, "busy", "full", 0.5))  # it keeps its place
+    assert effects(machine) == []
+    machine.receive(1.2, 1, outcome(1, [0, 1, 2], job="b"))
+    assert effects(machine)[1:] == [fx.Send(1, submit("c")), fx.Send(1, m.OutcomeAck(1))]
+    machine.tick(1.6)
+    assert effects(machine)[-1] == fx.Send(1, submit("a"))
+
+
+def test_what_waits_for_its_turn_is_cancelled_and_killed_without_anybodys_help() -> None:
+    machine = session()
+    flight(machine, "a", "b", "c", "d")
+    machine.take_effects()
+    machine.recall(1.1, 9, "c", [0])
+    machine.kill(1.1, "d", [], 5.0)
+    machine.kill(1.1, "c", [2])
+    assert effects(machine) == [
+        fx.Deliver("c", [0], bytes([m.CANCELLED]), [b""]),
+        fx.Recalled(9, "c", [0]),
+        fx.Deliver("d", [0, 1, 2], bytes([m.CANCELLED] * 3), [b""] * 3),
+        fx.Deliver("c", [2], bytes([m.CANCELLED]), [b""]),
+    ]
+    machine.receive(1.2, 1, outcome(1, [0, 1, 2], job="a"))
+    machine.receive(1.2, 1, outcome(2, [0, 1, 2], job="b"))
+    sent = [e.message for e in effects(machine) if isinstance(e, fx.Send)]
+    assert sent == [m.Submit("c", 0, SPEC, 1, [b"y"], indices=[1]), m.OutcomeAck(2)]  # d is over: it is not sent
+    machine.receive(1.3, 1, outcome(3, [1], job="c"))
+    machine.take_effects()
+    invariants.check_rest(machine)
+
+
+def test_a_flight_waits_for_a_scheduler_and_moves_with_its_two_jobs_only() -> None:
+    machine = session(linked=False)
+    flight(machine, "a", "b", "c")
+    assert effects(machine) == []
+    machine.receive(1.1, 1, m.Welcome("s1", 7, "0"))
+    assert effects(machine) == [fx.Linked("s1"), fx.Send(1, submit("a")), fx.Send(1, submit("b"))]
+    machine.lost(2.0, 1)
+    assert effects(machine)[-1] == fx.Send(2, hello("a", "b"))  # of c no scheduler has heard
+    machine.receive(2.1, 2, m.Welcome("s1", 8, "0"))
+    moved = [e.message for e in effects(machine) if isinstance(e, fx.Send)]
+    assert [(message.job, message.epoch) for message in moved] == [("a", 1), ("b", 1)]  # type: ignore[union-attr]
+
+
+def test_a_flight_ends_as_a_whole_when_no_scheduler_is_found() -> None:
+    machine = session(unavailable_after_s=3.0)
+    flight(machine, "a", "b", "c", "d")
+    machine.lost(1.0, 1)
+    machine.take_effects()
+    machine.schedulers_changed(1.1, {})
+    machine.lost(1.1, 2)
+    machine.tick(4.0)
+    ended = [e.job for e in effects(machine) if isinstance(e, fx.JobEnded)]
+    assert ended == ["a", "b", "c", "d"]
+    invariants.check_rest(machine)
+
+
+# -- detached jobs
+
+
+def test_a_detached_job_is_forgotten_once_accepted() -> None:
+    machine = session()
+    machine.submit(1.0, submit(detached=True))
+    machine.receive(1.1, 1, m.Accepted("a", 0, 5))
+    assert effects(machine) == [fx.Send(1, submit(detached=True)), fx.JobAccepted("a", 5)]
+    invariants.check_rest(machine)
+    machine.receive(1.2, 1, outcome(1, [0]))  # nobody asked for it
+    assert effects(machine) == [fx.Send(1, m.OutcomeAck(1))]
+
+
+def test_a_detached_job_that_is_not_accepted_yet_is_said_again_under_the_same_epoch() -> None:
+    machine = session()
+    machine.submit(1.0, submit(detached=True))
+    machine.lost(1.1, 1)
+    machine.take_effects()
+    machine.receive(1.2, 2, m.Welcome("s1", 7, "0"))
+    assert effects(machine) == [fx.Linked("s1"), fx.Send(2, submit(detached=True))]
+    machine.lost(1.3, 2)
+    machine.receive(1.4, 3, m.Welcome("s1", 8, "0"))  # it was restarted and knows nothing
+    machine.receive(1.5, 3, m.Accepted("a", 1, 2))
+    assert effects(machine)[-1] == fx.JobAccepted("a", 2)
+
+
+def test_a_detached_job_that_is_rejected_ends() -> None:
+    machine = session()
+    machine.submit(1.0, submit(detached=True))
+    machine.receive(1.1, 1, m.Rejected("a", 0, "invalid", "because"))
+    assert effects(machine)[-1] == fx.JobEnded("a", "invalid", "because")
+
+
+# -- kills with a grace
+
+
+def test_a_kill_is_said_again_with_the_grace_that_each_task_was_given() -> None:
+    machine = session()
+    machine.submit(1.0, submit())
+    machine.kill(1.1, "a", [0], 2.5)
+    machine.kill(1.1, "a", [1, 2])
+    assert effects(machine)[1:] == [fx.Send(1, m.Kill("a", 0, [0], 2.5)), fx.Send(1, m.Kill("a", 0, [1, 2]))]
+    machine.lost(1.2, 1)
+    machine.receive(1.4, 2, m.Welcome("s1", 7, "0", ["a"]))
+    assert effects(machine)[-2:] == [fx.Send(2, m.Kill("a", 0, [0], 2.5)), fx.Send(2, m.Kill("a", 0, [1, 2]))]
+
+
+def test_what_a_scheduler_sent_back_has_never_run() -> None:
+    machine = session()
+    machine.submit(1.0, submit())
+    machine.receive(1.1, 1, m.Rejected("a", 0, "busy", "full", 0.5))
+    machine.take_effects()
+    machine.kill(1.2, "a", [0])
+    assert effects(machine) == [fx.Deliver("a", [0], bytes([m.CANCELLED]), [b""])]

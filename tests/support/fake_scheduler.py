@@ -33,6 +33,13 @@ class FakeScheduler:
         self.reject: tuple[str, str] | None = None  # code and detail of the answer to a submit
         self.received: list[m.AnyMessage] = []
         self.errors: list[BaseException] = []
+        self.job_rows: list[m.JobStatus] = []  # what queries are answered with
+        self.worker_rows: list[m.WorkerStatus] = []
+        self.task_rows: list[m.TaskStatus] = []
+        self.outputs: list[m.Output] = []  # what is sent to those who follow
+        self.followed: str | None = "done"  # the state that ends the output; None: it does not end
+        self.cancellation = b""  # of killed tasks
+        self.accept = True  # answer a submit
         self._changed = threading.Condition()
         self._jobs: dict[str, m.Submit] = {}
         self._queued: dict[str, tuple[Peer, list[int]]] = {}
@@ -96,22 +103,40 @@ class FakeScheduler:
                 self._router.send(peer, [m.Pong(message.n)])
             case m.Submit() if self.reject is not None:
                 self._router.send(peer, [m.Rejected(message.job, message.epoch, *self.reject)])
+            case m.Submit() if not self.accept:
+                pass
             case m.Submit():
                 self._router.send(peer, [m.Accepted(message.job, message.epoch, 3)])
                 self._jobs[message.job] = message
                 self._queued[message.job] = (peer, list(message.indices or range(message.count)))
-                if not self.hold:
+                if not self.hold and not message.detached:
                     self._run(message.job)
             case m.Recall():
                 queued = self._queued[message.job][1]
                 back = [index for index in message.indices if index in queued]
                 self._outcome(message.job, back, m.CANCELLED, [b""] * len(back))
                 self._router.send(peer, [m.Returned(message.request, message.job, message.epoch, back)])
-            case m.Kill():
+            case m.Kill() if message.job in self._queued:
                 queued = list(self._queued[message.job][1])
-                self._outcome(message.job, queued, m.CANCELLED, [b""] * len(queued))
+                ended = [index for index in queued if not message.indices or index in message.indices]
+                self._outcome(message.job, ended, m.CANCELLED, [self.cancellation] * len(ended))
             case m.Query():
-                self._router.send(peer, [m.Status(message.request, self.id, [], [], {"jobs": len(self._jobs)})])
+                self._router.send(peer, [self._status(message)])
+            case m.Drain():
+                rows = [row for row in self.worker_rows if row.id == message.worker]
+                self._router.send(peer, [m.Status(message.request, self.id, workers=rows)])
+            case m.Follow():
+                if self.outputs:
+                    self._router.send(peer, self.outputs)
+                if self.followed is not None:
+                    self._router.send(peer, [m.Followed(message.request, message.job, self.followed)])
+
+    def _status(self, query: m.Query) -> m.Status:
+        counters = {"jobs": len(self._jobs)}
+        jobs = [row for row in self.job_rows if query.what in ("jobs", "job") and row.id.startswith(query.job)]
+        tasks = [row for row in self.task_rows if query.what == "failures" or row.index in query.indices]
+        workers = self.worker_rows if query.what == "workers" else []
+        return m.Status(query.request, self.id, jobs, workers, counters, tasks)
 
     def _run(self, job: str, indices: list[int] | None = None) -> None:
         submit = self._jobs[job]

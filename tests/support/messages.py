@@ -43,7 +43,7 @@ SAMPLES: tuple[m.AnyMessage, ...] = (
     m.Probe(_JOB, 1, 2, 3),
     m.Load(_JOB, 1, 2, 8, 4, 4),
     m.Request(300, _JOB, 1, 2, 1),
-    m.Task(300, _JOB, 1, _SPEC, [5], [2], [b"\x02"], b"m:f", 1, 2),
+    m.Task(300, _JOB, 1, _SPEC, [5], [2], [b"\x02"], b"m:f", 1, 2, True),
     m.NoOp(300, 2),
     m.Cancel(_JOB, 1, 2),
     m.Recall(9, _JOB, 1, [0, 5]),

@@ -30,7 +30,7 @@ def encoded(*batch: m.AnyMessage) -> list[Any]:
 class Net:
     """One loop with a router that remembers everything, and any number of dealers."""
 
-    def __init__(self, bind: str) -> None:
+    def __init__(self, bind: str, options: LinkOptions = FAST) -> None:
         self.errors: list[tuple[str, Exception, int]] = []
         self.loop = Loop(lambda name, error, suppressed: self.errors.append((name, error, suppressed)))
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -39,6 +39,7 @@ class Net:
         self.bad: list[tuple[Peer, ProtocolError]] = []
         self.dealers: list[Dealer] = []
         self.raw: list[zmq.Socket[bytes]] = []
+        self.options = options
         self.router = self.listen(bind)
 
     def listen(self, bind: str) -> Router:
@@ -50,7 +51,7 @@ class Net:
             on_lost=self.lost.append,
             on_bad=lambda peer, error: self.bad.append((peer, error)),
             tag="t",
-            options=FAST,
+            options=self.options,
         )
 
     def batch(self, peer: Peer, batch: list[m.AnyMessage]) -> None:

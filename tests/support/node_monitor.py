@@ -6,6 +6,7 @@ its tests run, with the name of one as its argument.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sparrowmq.core.effects import StartTasks
+from sparrowmq.executor.options import SlotOptions
 from sparrowmq.executor.pool import SlotPool
 from sparrowmq.executor.zygote import Zygote
 from sparrowmq.payload import command, failure, plain, python
@@ -28,6 +30,7 @@ from sparrowmq.runtime.loop import Loop
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 30.0
 MARK = "SPARROWMQ_TEST_MARK"
+OPTIONS = "SPARROWMQ_TEST_OPTIONS"
 
 
 class Monitor:
@@ -35,12 +38,14 @@ class Monitor:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.zygote = Zygote.start()
+        self.zygote = Zygote.start(SlotOptions(**json.loads(os.environ.get(OPTIONS, "{}"))))
         self.loop = Loop(on_error=self._on_error)
         self.pool = SlotPool(self.loop, self.zygote, self)
         self.pids: dict[int, int] = {}
         self.results: dict[int, tuple[int, Any, int]] = {}  # seq -> (status, payload, service_us)
         self.exits: list[tuple[int, str, int]] = []
+        self.output: list[tuple[int, int, bytes]] = []  # (sequence number, stream, data)
+        self.retired: list[int] = []
         self.reclaimed: list[tuple[int, int]] = []
         self.errors: list[Exception] = []
         self.reports = 0
@@ -54,6 +59,13 @@ class Monitor:
         for number, entry in enumerate(zip(statuses, payloads, service_us, strict=True)):
             assert first_seq + number not in self.results, "reported twice"
             self.results[first_seq + number] = entry
+
+    def slot_output(self, slot: int, seq: int, stream: int, data: bytes) -> None:
+        assert seq not in self.results, "output after the result"
+        self.output.append((seq, stream, data))
+
+    def slot_retired(self, slot: int) -> None:
+        self.retired.append(slot)
 
     def slot_exited(self, slot: int, cause: str, current_seq: int) -> None:
         self.pids.pop(slot, None)
@@ -97,20 +109,22 @@ class Monitor:
         job: str = "j",
         slot: int = 0,
         n: int = 0,
+        **spec: Any,
     ) -> list[int]:
         """Hand tasks over; return their sequence numbers."""
         n = n or len(payloads)
         seqs = list(range(self.next_seq, self.next_seq + n))
         indices = [100 + seq for seq in seqs]
-        self.pool.start(StartTasks(slot, seqs[0], job, 0, m.JobSpec(kind=kind), function, payloads, indices, [7] * n))
+        job_spec = m.JobSpec(kind=kind, **spec)
+        self.pool.start(StartTasks(slot, seqs[0], job, 0, job_spec, function, payloads, indices, [7] * n))
         self.next_seq += n
         return seqs
 
-    def call(self, function: Callable[..., Any], *args: Any, n: int = 1, slot: int = 0) -> list[int]:
+    def call(self, function: Callable[..., Any], *args: Any, n: int = 1, slot: int = 0, **spec: Any) -> list[int]:
         """Hand ``n`` alike Python tasks over, as a job of their own."""
         job = f"job{self.next_seq}"
         payload = python.dump_call(args, {})
-        return self.hand([payload], function=python.dump_function(function), job=job, slot=slot, n=n)
+        return self.hand([payload], function=python.dump_function(function), job=job, slot=slot, n=n, **spec)
 
     def outcomes(self, seqs: list[int]) -> list[Any]:
         """Wait for these tasks; return their values or exceptions."""
@@ -131,6 +145,10 @@ class Monitor:
     def command(self, *argv: str, **extra: Any) -> Any:
         return self.run(command.dumps(Command(list(argv), **extra)), m.COMMAND)
 
+    def said(self, seq: int, stream: int = 1) -> bytes:
+        """What this task has written."""
+        return b"".join(data for number, of, data in self.output if (number, of) == (seq, stream))
+
     def survivors(self) -> list[int]:
         """The slots' descendants, in any session and under any parent, beside node monitor, zygote and slots."""
         known = {os.getpid(), self.zygote.pid, *self.pids.values()}
@@ -143,15 +161,23 @@ _scenarios: dict[str, tuple[Scenario, bool]] = {}
 
 def in_own_process(scenario: Scenario) -> Callable[[Path], None]:
     """Make the scenario a test that runs in a process of its own, with a monitor."""
+    return with_options()(scenario)
 
-    def test(tmp_path: Path) -> None:
-        with Program(scenario, tmp_path) as program:
-            output, _ = program.process.communicate(timeout=50)
-            assert program.process.returncode == 0, output.decode()
 
-    _scenarios[scenario.__name__] = scenario, True
-    test.__name__, test.__doc__ = scenario.__name__, scenario.__doc__
-    return test
+def with_options(**options: Any) -> Callable[[Scenario], Callable[[Path], None]]:
+    """As `in_own_process`, with slots that have these `SlotOptions`."""
+
+    def decorate(scenario: Scenario) -> Callable[[Path], None]:
+        def test(tmp_path: Path) -> None:
+            with Program(scenario, tmp_path, **options) as program:
+                output, _ = program.process.communicate(timeout=50)
+                assert program.process.returncode == 0, output.decode()
+
+        _scenarios[scenario.__name__] = scenario, True
+        test.__name__, test.__doc__ = scenario.__name__, scenario.__doc__
+        return test
+
+    return decorate
 
 
 def victim(scenario: Scenario) -> Scenario:
@@ -175,11 +201,11 @@ def main() -> None:
 class Program:
     """A test file as a running process; its descendants can be told by its mark, whatever becomes of them."""
 
-    def __init__(self, scenario: Scenario, directory: Path) -> None:
+    def __init__(self, scenario: Scenario, directory: Path, **options: Any) -> None:
         self.mark = uuid.uuid4().hex
         self.process = subprocess.Popen(
             [sys.executable, scenario.__code__.co_filename, scenario.__name__, str(directory)],
-            env={**os.environ, MARK: self.mark, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, MARK: self.mark, OPTIONS: json.dumps(options), "PYTHONPATH": str(ROOT)},
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

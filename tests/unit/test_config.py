@@ -10,7 +10,7 @@ import pytest
 
 from sparrowmq import config
 from sparrowmq.config import Config, load
-from sparrowmq.errors import ConfigError
+from sparrowmq.errors import ConfigError, UsageError
 from sparrowmq.settings import SchedulerSettings, SecuritySettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -188,3 +188,59 @@ def test_binding_beyond_loopback_must_be_said(address, key):
 )
 def test_loopback_needs_no_word(address):
     config.check_exposure(SchedulerSettings(bind_workers=address, bind_clients=address), SecuritySettings())
+
+
+def test_durations_may_have_units(write):
+    loaded = load(
+        write("[worker]\ndrain_timeout_s = '2m'\n[client]\nconnect_timeout_s = 3\n"),
+        {"SPARROWMQ_WORKER_WINDOW_S": "20ms"},
+        {"scheduler.drain_timeout_s": "1.5h"},
+    )
+    assert (loaded.worker.drain_timeout_s, loaded.worker.window_s) == (120.0, 0.02)
+    assert (loaded.scheduler.drain_timeout_s, loaded.client.connect_timeout_s) == (5400.0, 3.0)
+    for text in ("soon", "-1s", "1e5", "inf"):
+        with pytest.raises(ConfigError, match=rf"my\.toml:2: worker\.window_s: '{text}' is no duration"):
+            load(write(f"[worker]\nwindow_s = '{text}'\n"))
+    with pytest.raises(ConfigError, match=r"worker\.window_s.*<= 86400"):
+        load(write("[worker]\nwindow_s = '25h'\n"))
+
+
+def test_an_address_is_explained_by_an_example(write):
+    with pytest.raises(ConfigError, match=r"expected an address such as tcp://127\.0\.0\.1:7701") as caught:
+        load(write("[scheduler]\nbind_workers = '0.0.0.0'\n"))
+    assert "regex" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "longer", "shorter"),
+    [
+        ("[worker]\nsilent_after_s = 1\n", "worker.silent_after_s = 1", "worker.ping_interval_s = 1"),
+        ("[scheduler]\nping_interval_s = 20\n", "scheduler.silent_after_s = 10", "scheduler.ping_interval_s = 20"),
+        ("[client]\nsilent_after_s = '500ms'\n", "client.silent_after_s = 0.5", "client.ping_interval_s = 1"),
+        ("[store]\nttl_s = 1\n", "store.ttl_s = 1", "store.refresh_interval_s = 2"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_with_both_values(write, text, longer, shorter):
+    with pytest.raises(ConfigError, match=f"{longer} must be greater than {shorter}") as caught:
+        load(write(text))
+    assert "my.toml:2" in str(caught.value)
+
+
+def test_a_redis_url_is_checked_where_it_is_said(write):
+    with pytest.raises(UsageError, match="--redis: foo is not a Redis URL"):
+        load(None, {}, {"store.url": "foo"})
+    with pytest.raises(ConfigError, match=r"my\.toml:2: store\.url: foo is not a Redis URL"):
+        load(write("[store]\nurl = 'foo'\n"))
+    with pytest.raises(ConfigError, match=r"SPARROWMQ_STORE_URL: store\.url"):
+        load(None, {"SPARROWMQ_STORE_URL": "redis://bob:hunter2@h:0/1"})
+    for url in ("redis://h", "redis://u:p@h:1/2", "rediss://h/0?ssl_cert_reqs=none", "unix:///tmp/s?db=0", ""):
+        assert config.bad_store_url(url) == "" or not url
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://bob:hunter2@h:x/1", "bob:hunter2@h", "http://bob:hunter2@h", "redis://:hunter2@"]
+)
+def test_what_is_wrong_with_a_url_never_shows_its_password(url):
+    said = config.bad_store_url(url)
+    assert said
+    assert "hunter2" not in said

@@ -1,6 +1,6 @@
-"""Running one command: its output captured, and nothing of it left behind.
+"""Running one command: its output captured and passed on as it comes, and nothing of it left behind.
 
-Owns: its session, the bounds of the capture, the clean-up. Must not know: payload bytes, slots.
+Owns: its session, the bounds of the capture, its interrupt, the clean-up. Must not know: payload bytes, slots.
 """
 
 from __future__ import annotations
@@ -8,11 +8,14 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
+import signal
 import subprocess
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from sparrowmq.executor import linux
+from sparrowmq.executor.interrupts import Interrupts
+from sparrowmq.executor.streams import STDERR, STDOUT
 from sparrowmq.payload.command import Command
 
 CAPTURE_BYTES_MAX: Final = 1024 * 1024  # of each stream
@@ -25,16 +28,26 @@ class Ended(NamedTuple):
     status: int
     stdout: bytes
     stderr: bytes
+    interrupted: bool
+
+
+class Emit(Protocol):
+    """Passes on what a command writes."""
+
+    def __call__(self, stream: int, data: bytes, *, flush: bool) -> None: ...
 
 
 class _Capture:
     """The beginning of a stream, and how much of it went unkept."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: int, emit: Emit) -> None:
         self.kept = bytearray()
         self.dropped = 0
+        self._stream = stream
+        self._emit = emit
 
     def add(self, data: bytes) -> None:
+        self._emit(self._stream, data, flush=True)
         room = CAPTURE_BYTES_MAX - len(self.kept)
         self.kept += data[:room]
         self.dropped += max(0, len(data) - room)
@@ -46,32 +59,63 @@ class _Capture:
         return bytes(self.kept) + note.encode()
 
 
-def run(command: Command, environment: Mapping[str, str]) -> Ended:
+class _Interruption:
+    """What an interrupt does to a command: SIGTERM to its process group, now or as soon as it is there."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self._told = False
+        self._pid = 0
+
+    def __call__(self) -> None:
+        self._told = True
+        if self._pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._pid, signal.SIGTERM)
+                self.done = True
+
+    def started(self, pid: int) -> None:
+        self._pid = pid
+        if self._told:
+            self()
+
+    def ended(self) -> None:
+        self._pid = 0
+
+
+def run(command: Command, environment: Mapping[str, str], interrupts: Interrupts, emit: Emit) -> Ended:
     """Run ``command`` to its end, then kill what it started and did not wait for.
 
     Raises OSError when it cannot be started (no such program or directory, no permission).
     """
     before = set(linux.outsiders())
-    # In a session of its own, all that descends from it can be told from what tasks of this slot started before.
-    process = subprocess.Popen(
-        command.argv,
-        env={**os.environ, **environment, **command.env},
-        cwd=command.cwd or None,
-        stdin=subprocess.PIPE if command.stdin else subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        bufsize=0,
-    )
-    captures = _Capture(), _Capture()
+    captures = _Capture(STDOUT, emit), _Capture(STDERR, emit)
+    interruption = _Interruption()
+    interrupts.instead = interruption
     try:
-        _attend(process, command.stdin, captures)
+        # In a session of its own, all that descends from it can be told from what tasks of this slot started before.
+        process = subprocess.Popen(
+            command.argv,
+            env={**os.environ, **environment, **command.env},
+            cwd=command.cwd or None,
+            stdin=subprocess.PIPE if command.stdin else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            bufsize=0,
+        )
+        interruption.started(process.pid)
+        try:
+            _attend(process, command.stdin, captures)
+        finally:
+            interruption.ended()
+            _kill_all(process, before)
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
     finally:
-        _kill_all(process, before)
-        for stream in (process.stdin, process.stdout, process.stderr):
-            if stream is not None:
-                stream.close()
-    return Ended(process.returncode, captures[0].text(), captures[1].text())
+        interrupts.instead = None
+    return Ended(process.returncode, captures[0].text(), captures[1].text(), interruption.done)
 
 
 def _attend(process: subprocess.Popen[bytes], stdin: bytes, captures: tuple[_Capture, _Capture]) -> None:

@@ -53,32 +53,36 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
+class Reports(Protocol):
+    """Who hears what one slot process says."""
+
+    def on_ready(self, pid: int) -> None:
+        """It waits for tasks."""
+
+    def on_results(self, first_seq: int, statuses: bytes, service_us: list[int], payloads: list[m.Payload]) -> None:
+        """Tasks first_seq, first_seq + 1, ... have ended."""
+
+    def on_output(self, seq: int, stream: int, data: bytes) -> None:
+        """Task ``seq`` has written this."""
+
+    def on_large(self) -> None:
+        """It has grown too large."""
+
+    def on_broken(self, reason: str) -> None:
+        """Once: it cannot start, or sends what is no report, and must be killed; "": it has closed its end."""
+
+
 class Link:
-    """The node monitor's end of one slot process.
+    """The node monitor's end of one slot process."""
 
-    ``on_ready`` gets the pid; ``on_results`` first_seq, statuses, service_us and payloads of tasks that ended;
-    ``on_broken`` is called once, with a reason when the slot sends what is no report and must be killed, with ""
-    when it closes its end.
-    """
-
-    def __init__(
-        self,
-        loop: LoopLike,
-        sock: socket.socket,
-        page: Page,
-        on_ready: Callable[[int], None],
-        on_results: Callable[[int, bytes, list[int], list[m.Payload]], None],
-        on_broken: Callable[[str], None],
-    ) -> None:
+    def __init__(self, loop: LoopLike, sock: socket.socket, page: Page, reports: Reports) -> None:
         self.page = page
         self.handed_seq = 0  # the last task handed over
         self.reported_seq = 0  # the last task whose end was reported
         self._loop = loop
         self._sock = sock
         self._fd = sock.fileno()
-        self._on_ready = on_ready
-        self._on_results = on_results
-        self._on_broken = on_broken
+        self._reports = reports
         self._functions: wire.Functions[bool] = wire.Functions()  # the twin of the slot's
         self._reader = wire.Reader()
         self._outgoing: deque[memoryview] = deque()
@@ -96,8 +100,9 @@ class Link:
             self._queue(wire.Function(job), effect.function)
         for at, end, inlined, body in _cut(effect.payloads, len(effect.indices)):
             tasks = wire.Tasks(
-                effect.first_seq + at, kind, job, effect.indices[at:end], effect.attempts[at:end], inlined
-            )
+                effect.first_seq + at, kind, job, effect.indices[at:end], effect.attempts[at:end], inlined,
+                effect.spec.retries, effect.spec.retry_on,
+            )  # fmt: skip
             self._queue(tasks, body)
         self.handed_seq = effect.first_seq + len(effect.indices) - 1
         if not self._waits_writable:
@@ -176,12 +181,23 @@ class Link:
         self._outgoing.clear()
         self._waits_writable = True  # send nothing more
         self._open = False
-        self._on_broken(reason)
+        self._reports.on_broken(reason)
 
-    def _deliver(self, report: wire.Ready | wire.Results, body: bytearray | None) -> None:
-        if isinstance(report, wire.Ready):
-            self._on_ready(report.pid)
-            return
+    def _deliver(self, report: wire.Report, body: bytearray | None) -> None:
+        match report:
+            case wire.Results():
+                self._deliver_results(report, body)
+            case wire.Output(seq, stream, data):
+                if seq > self.reported_seq:  # else of a thread that its task has left
+                    self._reports.on_output(seq, stream, data)
+            case wire.Ready(pid):
+                self._reports.on_ready(pid)
+            case wire.Large():
+                self._reports.on_large()
+            case wire.Unready(reason):
+                self._break(reason)
+
+    def _deliver_results(self, report: wire.Results, body: bytearray | None) -> None:
         payloads: list[m.Payload] = list(report.payloads) if body is None else [m.Blob(body, len(body))]
         count = len(report.statuses)
         last_seq = report.first_seq + count - 1
@@ -191,7 +207,7 @@ class Link:
         ):
             raise ProtocolError("malformed", f"results of tasks {report.first_seq} to {last_seq}")
         self.reported_seq = last_seq
-        self._on_results(report.first_seq, report.statuses, report.service_us, payloads)
+        self._reports.on_results(report.first_seq, report.statuses, report.service_us, payloads)
 
 
 def _cut(payloads: list[m.Payload], count: int) -> Iterator[tuple[int, int, list[bytes], m.Payload]]:

@@ -32,6 +32,7 @@ STARTED_NS: Final = 1  # the slot: when, on the monotonic clock, which all proce
 STOP: Final = 8  # the node monitor: from started on up to here, nothing may start
 SETTLED: Final = 9  # the node monitor: the stop that `AFTER` belongs to
 AFTER: Final = 10  # the node monitor: the last number that had started when it looked
+INTERRUPT: Final = 11  # the node monitor: the task that a SIGINT is meant for (see interrupts)
 
 _WAIT_S: Final = 0.0001
 
@@ -57,6 +58,10 @@ class Page:
         words[AFTER] = after
         words[SETTLED] = stop
         return after
+
+    def interrupt(self, seq: int) -> None:
+        """Say that ``seq`` is the task that the signal, sent after this, is meant for."""
+        self.words[INTERRUPT] = seq
 
     def started_seq(self) -> int:
         """Return the highest number that has started."""

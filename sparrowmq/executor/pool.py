@@ -1,7 +1,7 @@
 """The slots of one node monitor.
 
-Owns: which process serves which slot, and the four things that can be asked of a slot: spawn, start, reclaim,
-kill. Must not know: jobs' states, schedulers, why something is asked.
+Owns: which process serves which slot, and the five things that can be asked of a slot: spawn, start, reclaim,
+interrupt, kill. Must not know: jobs' states, schedulers, why something is asked.
 
 Every spawn is answered by `slot_ready` or `slot_exited`, a reclaim of a living slot by `slot_reclaimed`, and the
 end of a process by one `slot_exited`, after all results that it had sent.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from sparrowmq.core.effects import StartTasks
@@ -21,6 +22,7 @@ from sparrowmq.executor.zygote import Zygote
 from sparrowmq.protocol import messages as m
 
 READY_WITHIN_S: Final = 30.0
+COUNT_EVERY_S: Final = 0.05  # how often the processes below a busy slot are counted
 CLOSE_WITHIN_S: Final = 5.0
 EXIT_WITHIN_S: Final = 1.0  # after the slot closed its socket
 _RESTART_AFTER_S: Final = 0.2
@@ -39,6 +41,12 @@ class Listener(Protocol):
     ) -> None:
         """Tasks first_seq, first_seq + 1, ... have ended."""
 
+    def slot_output(self, slot: int, seq: int, stream: int, data: bytes) -> None:
+        """Task ``seq``, which runs, has written this to standard output (``stream`` 1) or error (2)."""
+
+    def slot_retired(self, slot: int) -> None:
+        """The process has grown too large, and is to be replaced between tasks."""
+
     def slot_exited(self, slot: int, cause: str, current_seq: int) -> None:
         """The slot's process is gone, and with it the task ``current_seq`` that it was running (0: none)."""
 
@@ -47,15 +55,38 @@ class Listener(Protocol):
 
 
 class _Process:
-    """One process in a slot, from the order to fork it to the report of its end."""
+    """One process in a slot, from the order to fork it to the report of its end. It passes on what the slot says."""
 
-    def __init__(self, slot: int, link: Link) -> None:
+    link: Link  # set at once
+
+    def __init__(self, slot: int, listener: Listener, kill: Callable[[str, float], None]) -> None:
         self.slot = slot
-        self.link = link
         self.ready = False
         self.reason = ""  # why the pool has it killed, where that is not the listener's wish
         self.reclaiming = False
         self.reclaim_again = False
+        self.counted_seq = 0  # the last task it had been handed when its descendants were counted
+        self._listener = listener
+        self._kill = kill
+
+    def on_ready(self, pid: int) -> None:
+        self.ready = True
+        self._listener.slot_ready(self.slot, pid)
+
+    def on_results(self, first_seq: int, statuses: bytes, service_us: list[int], payloads: list[m.Payload]) -> None:
+        self._listener.slot_results(self.slot, first_seq, statuses, service_us, payloads)
+
+    def on_output(self, seq: int, stream: int, data: bytes) -> None:
+        self._listener.slot_output(self.slot, seq, stream, data)
+
+    def on_large(self) -> None:
+        self._listener.slot_retired(self.slot)
+
+    def on_broken(self, reason: str) -> None:
+        if reason:
+            self._kill(reason, 0.0)
+        else:  # most likely it is just ending, and how it ended says more
+            self._kill("closed its socket", EXIT_WITHIN_S)
 
 
 class SlotPool:
@@ -65,10 +96,15 @@ class SlotPool:
     the spawns that follow.
     """
 
-    def __init__(self, loop: LoopLike, zygote: Zygote, listener: Listener) -> None:
+    def __init__(
+        self, loop: LoopLike, zygote: Zygote, listener: Listener, *, ready_within_s: float | None = None
+    ) -> None:
         self._loop = loop
         self._zygote: Zygote | None = zygote
+        self._options = zygote.options
         self._listener = listener
+        self._ready_within_s = ready_within_s or READY_WITHIN_S
+        self._counting = False
         self._processes: dict[int, _Process] = {}  # by token, a number for each process that is ever ordered
         self._tokens: dict[int, int] = {}  # slot -> token of its process
         self._last_token = 0
@@ -92,24 +128,21 @@ class SlotPool:
             cause = f"could not be started: {error}"
             self._loop.call_later(0.0, lambda: self._listener.slot_exited(slot, cause, 0))
             return
-        link = Link(
-            self._loop,
-            ours,
-            page,
-            on_ready=lambda pid: self._on_ready(token, pid),
-            on_results=lambda *results: self._listener.slot_results(slot, *results),
-            on_broken=lambda reason: self._on_broken(token, reason),
-        )
-        self._processes[token] = _Process(slot, link)
+        process = _Process(slot, self._listener, lambda why, after_s: self._kill_later(token, why, after_s))
+        process.link = Link(self._loop, ours, page, process)
+        self._processes[token] = process
         self._tokens[slot] = token
-        self._loop.call_later(READY_WITHIN_S, lambda: self._on_late(token))
-        self._order(_Order(token, (theirs.detach(), page_fd)))
+        self._loop.call_later(self._ready_within_s, lambda: self._on_late(token))
+        self._order(_Order(token, Zygote.spawn, (theirs.detach(), page_fd)))
 
     def start(self, effect: StartTasks) -> None:
         """Hand tasks to a slot that is ready. Tasks for a slot that has just ended are dropped: its exit tells."""
         process = self._process(effect.slot)
         if process is not None:
             process.link.hand(effect)
+            if not self._counting and self._options.task_processes:
+                self._counting = True
+                self._loop.call_later(COUNT_EVERY_S, self._count)
 
     def reclaim(self, slot: int) -> None:
         """Keep what was handed and has not started from starting; `slot_reclaimed` follows in about 2 ms.
@@ -127,11 +160,18 @@ class SlotPool:
         token = self._tokens[slot]
         self._loop.call_later(pages.SETTLE_S, lambda: self._settle(token))
 
+    def interrupt(self, slot: int, seq: int) -> None:
+        """Interrupt task ``seq`` if it is the one that runs; its result follows, if it heeds that."""
+        process = self._process(slot)
+        if process is not None and process.ready:
+            process.link.page.interrupt(seq)
+            self._order(_Order(self._tokens[slot], Zygote.interrupt))
+
     def kill(self, slot: int) -> None:
         """Kill the slot's process with its descendants; `slot_exited` follows, unless it has come already."""
         token = self._tokens.get(slot)
         if token is not None:
-            self._order(_Order(token))
+            self._order(_Order(token, Zygote.kill))
 
     def running(self, slot: int) -> tuple[int, float] | None:
         """Return (sequence number, start in seconds of time.monotonic) of the slot's running task."""
@@ -159,35 +199,42 @@ class SlotPool:
         token = self._tokens.get(slot)
         return None if token is None else self._processes[token]
 
-    def _on_ready(self, token: int, pid: int) -> None:
-        process = self._processes[token]
-        process.ready = True
-        self._listener.slot_ready(process.slot, pid)
-
     def _on_late(self, token: int) -> None:
         process = self._processes.get(token)
         if process is not None and not process.ready:
-            self._kill_because(token, f"was not ready within {READY_WITHIN_S:g} s")
+            self._kill_because(token, f"was not ready within {self._ready_within_s:g} s")
 
-    def _on_broken(self, token: int, reason: str) -> None:
-        if token not in self._processes:
-            return  # it has ended, and this was the end of what it sent
-        if reason:
+    def _kill_later(self, token: int, reason: str, after_s: float) -> None:
+        if after_s:
+            self._loop.call_later(after_s, lambda: self._kill_because(token, reason))
+        else:
             self._kill_because(token, reason)
-        else:  # most likely it is just ending, and how it ended says more
-            self._loop.call_later(EXIT_WITHIN_S, lambda: self._kill_because(token, "closed its socket"))
 
     def _kill_because(self, token: int, reason: str) -> None:
         process = self._processes.get(token)
         if process is not None:
             process.reason = process.reason or reason
-            self._order(_Order(token))
+            self._order(_Order(token, Zygote.kill))
+
+    def _count(self) -> None:
+        """Have the descendants of slots counted that run something, or were handed something since the last time."""
+        self._counting = False
+        for token, process in self._processes.items():
+            link = process.link
+            if link.current_seq() or link.handed_seq > process.counted_seq:
+                process.counted_seq = link.handed_seq
+                self._order(_Order(token, Zygote.count))
+                self._counting = True
+        if self._counting:
+            self._loop.call_later(COUNT_EVERY_S, self._count)
 
     def _settle(self, token: int) -> None:
         process = self._processes.get(token)
         if process is None:
             return
         after_seq = process.link.page.settle()
+        if process.link.reported_seq < after_seq - 1:  # results of short tasks wait behind the one that runs
+            self._order(_Order(token, Zygote.interrupt))
         process.reclaiming = False
         if process.reclaim_again:
             process.reclaim_again = False
@@ -206,8 +253,16 @@ class SlotPool:
         for report in reports:
             if report.event == zygote.FAILED:
                 self._end(report.token, f"could not be forked: {os.strerror(report.value)}")
+            elif report.event == zygote.CROWDED:
+                self._on_crowded(report.token)
             else:
                 self._end(report.token, linux.explain_exit(report.value))
+
+    def _on_crowded(self, token: int) -> None:
+        process = self._processes.get(token)
+        if process is not None:
+            limit = self._options.task_processes
+            process.reason = f"it had more than {limit:,} processes (worker.task_processes) and was killed with them"
 
     def _end(self, token: int, cause: str) -> None:
         process = self._processes.pop(token, None)
@@ -241,7 +296,7 @@ class SlotPool:
         if self._closed:
             return
         try:
-            self._zygote = Zygote.restart()
+            self._zygote = Zygote.restart(self._options)
         except OSError:
             self._loop.call_later(_RESTART_AFTER_S, self._restart)
             raise  # the loop reports it
@@ -282,20 +337,18 @@ class SlotPool:
 
 
 class _Order:
-    """Spawn the process, where there are descriptors for it, else kill it."""
+    """Something that is asked of a zygote about the process ``token``, with descriptors where it is to be spawned."""
 
-    def __init__(self, token: int, fds: tuple[int, int] | None = None) -> None:
+    def __init__(self, token: int, send: Callable[..., None], fds: tuple[int, ...] = ()) -> None:
         self._token = token
+        self._send = send
         self._fds = fds
 
     def send(self, to: Zygote) -> None:
-        if self._fds is None:
-            to.kill(self._token)
-        else:
-            to.spawn(self._token, *self._fds)
-            self.drop()
+        self._send(to, self._token, *self._fds)
+        self.drop()
 
     def drop(self) -> None:
-        for fd in self._fds or ():
+        for fd in self._fds:
             os.close(fd)
-        self._fds = None
+        self._fds = ()

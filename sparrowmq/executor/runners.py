@@ -1,7 +1,7 @@
 """How each kind of task is run: payload in, result bytes out.
 
 Owns: the kinds, and the failures that are not the task's own doing. Must not know: sockets, pages, sequence
-numbers.
+numbers. What a task may use of its slot comes in `Surroundings`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import importlib
 import math
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sparrowmq import errors
 from sparrowmq.executor import commands, linux
+from sparrowmq.executor.interrupts import Interrupts
+from sparrowmq.executor.streams import Streams
 from sparrowmq.payload import command, failure, plain, python
 from sparrowmq.payload.command import Command
 from sparrowmq.protocol import messages as m
@@ -27,20 +29,33 @@ _SLEEP_S_MAX: Final = 30 * 86_400.0
 
 
 class Failed(Exception):
-    """The task cannot succeed, and the report of it is ready."""
+    """The task cannot succeed, and the report of it is ready. ``kind`` None: no other attempt would either."""
 
-    def __init__(self, report: bytes) -> None:
+    def __init__(self, report: bytes, kind: type[errors.SparrowError] | None) -> None:
         super().__init__()
         self.report = report
+        self.kind = kind
 
 
-def make(kind: int, job: str, function: Buffer) -> Runner:
-    """Return the runner of a job's tasks. Loads ``function``, which runs user code; never raises.
+class Cancelled(Exception):
+    """The task was interrupted before it had begun."""
 
-    A function that cannot be loaded gives a runner that fails each task with the reason.
+
+class Surroundings(NamedTuple):
+    """What the slot has for its tasks."""
+
+    interrupts: Interrupts
+    streams: Streams
+
+
+def make(kind: int, job: str, function: Buffer, surroundings: Surroundings) -> Runner:
+    """Return the runner of a job's tasks. Loads ``function``, which runs user code.
+
+    A function that cannot be loaded gives a runner that fails each task with the reason. Raises KeyboardInterrupt where
+    that interrupts the loading.
     """
     if kind == m.COMMAND:
-        return functools.partial(_run_command, job)
+        return functools.partial(_run_command, job, surroundings)
     if kind == m.SLEEP:
         return _run_sleep
     what = f"function {bytes(function[:100]).decode(errors='replace')!r}" if kind == m.CALL else "job's function"
@@ -48,6 +63,8 @@ def make(kind: int, job: str, function: Buffer) -> Runner:
         if kind == m.CALL:
             return functools.partial(_run_call, _resolve(bytes(function).decode()))
         return _python_runner(python.load_function(function))
+    except KeyboardInterrupt:
+        raise  # the next task loads it
     except BaseException as error:  # importing and unpickling run user code, which may even call sys.exit
         text = f"the {what} cannot be loaded by this worker: {failure.type_name(error)}: {_text(error)}"
         return functools.partial(_run_nothing, _report(errors.TaskError, text, error))
@@ -61,12 +78,12 @@ def _python_runner(function: Callable[..., Any]) -> Runner:
             args, kwargs = load_call(payload)
         except Exception as error:
             text = f"the arguments cannot be loaded by this worker: {failure.type_name(error)}: {_text(error)}"
-            raise Failed(_report(errors.TaskError, text, error)) from error
+            raise Failed(_report(errors.TaskError, text, error), errors.TaskError) from error
         value = function(*args, **kwargs)
         try:
             return dump_result(value)
         except (errors.NotSerializable, errors.TooLarge) as error:
-            raise Failed(failure.make(type(error), str(error))) from error
+            raise Failed(failure.make(type(error), str(error)), type(error)) from error
 
     return run
 
@@ -77,35 +94,38 @@ def _run_call(function: Callable[..., Any], payload: Buffer, _index: int, _attem
     try:
         return plain.dumps(value, "result")
     except (errors.NotSerializable, errors.TooLarge) as error:
-        raise Failed(failure.make(type(error), str(error))) from error
+        raise Failed(failure.make(type(error), str(error)), type(error)) from error
 
 
 def _call_arguments(payload: Buffer) -> tuple[list[Any], dict[str, Any]]:
     try:
         call = plain.loads(payload)
     except errors.NotSerializable as error:
-        raise Failed(failure.make(errors.TaskError, f"the arguments are {error}")) from error
+        raise _task_error(f"the arguments are {error}") from error
     match call:
         case [list() as args, dict() as kwargs] if all(isinstance(name, str) for name in kwargs):
             return args, kwargs
-    raise Failed(failure.make(errors.TaskError, "the arguments are not a list [args, kwargs] of a list and a map"))
+    raise _task_error("the arguments are not a list [args, kwargs] of a list and a map")
 
 
-def _run_command(job: str, payload: Buffer, index: int, attempt: int) -> bytes:
+def _run_command(job: str, surroundings: Surroundings, payload: Buffer, index: int, attempt: int) -> bytes:
     try:
         order = command.loads(payload)
     except errors.NotSerializable as error:
-        raise Failed(failure.make(errors.TaskError, f"the payload is {error}")) from error
+        raise _task_error(f"the payload is {error}") from error
     environment = {"SPARROWMQ_JOB": job, "SPARROWMQ_TASK": str(index), "SPARROWMQ_ATTEMPT": str(attempt)}
     try:
-        ended = commands.run(order, environment)
+        ended = commands.run(order, environment, surroundings.interrupts, surroundings.streams.write)
     except (OSError, ValueError) as error:
-        raise Failed(_not_started(order, error)) from error
+        raise Failed(_not_started(order, error), errors.CommandFailed) from error
+    if ended.interrupted:
+        raise KeyboardInterrupt
     if ended.status == 0:
-        return plain.dumps(list(ended), "output")
+        return plain.dumps([ended.status, ended.stdout, ended.stderr], "output")
     cause = linux.explain_exit(-ended.status) if ended.status < 0 else f"exit status {ended.status}"
     message = f"{order.argv[0]!r}: {cause}"
-    raise Failed(failure.command_failed(message, status=ended.status, stdout=ended.stdout, stderr=ended.stderr))
+    report = failure.command_failed(message, status=ended.status, stdout=ended.stdout, stderr=ended.stderr)
+    raise Failed(report, errors.CommandFailed)
 
 
 def _not_started(order: Command, error: Exception) -> bytes:
@@ -119,17 +139,21 @@ def _run_sleep(payload: Buffer, _index: int, _attempt: int) -> bytes:
     try:
         duration_s = plain.loads(payload)
     except errors.NotSerializable as error:
-        raise Failed(failure.make(errors.TaskError, f"the duration is {error}")) from error
+        raise _task_error(f"the duration is {error}") from error
     number = isinstance(duration_s, int | float) and not isinstance(duration_s, bool)
     if not (number and math.isfinite(duration_s) and 0 <= duration_s <= _SLEEP_S_MAX):
         text = f"the duration must be a number of seconds from 0 to {_SLEEP_S_MAX:,.0f}, got {duration_s!r:.80}"
-        raise Failed(failure.make(errors.TaskError, text))
+        raise _task_error(text)
     time.sleep(duration_s)
     return _NIL
 
 
 def _run_nothing(report: bytes, _payload: Buffer, _index: int, _attempt: int) -> bytes:
-    raise Failed(report)
+    raise Failed(report, None)
+
+
+def _task_error(message: str) -> Failed:
+    return Failed(failure.make(errors.TaskError, message), errors.TaskError)
 
 
 def _resolve(name: str) -> Callable[..., Any]:

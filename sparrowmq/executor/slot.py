@@ -16,32 +16,43 @@ import itertools
 import os
 import socket
 import sys
+from _thread import _count as _thread_count
 from collections.abc import Sequence
 from time import monotonic_ns
 from typing import Final, NoReturn
 
 from sparrowmq import limits
-from sparrowmq.executor import runners, wire
+from sparrowmq.executor import linux, preload, runners, wire
+from sparrowmq.executor.interrupts import Interrupts
+from sparrowmq.executor.options import SlotOptions
 from sparrowmq.executor.page import STARTED, STARTED_NS, STOP, Page
+from sparrowmq.executor.streams import Streams
 from sparrowmq.payload import failure
 from sparrowmq.protocol import messages as m
+from sparrowmq.protocol.retries import names_of, wants_retry
 
 LONG_TASK_NS: Final = 200_000  # a task that took so long is reported at once
 REPORT_EVERY_NS: Final = 500_000  # no report of short ones waits longer, save for one task's time
 REPORT_TASKS_MAX: Final = 256
 _READS_MAX: Final = 1_000_000
+_MIB: Final = 1024 * 1024
+_INTERRUPTED: Final = b"interrupted"
 
 
-def main(sock: socket.socket, page: Page) -> NoReturn:
+def main(sock: socket.socket, page: Page, options: SlotOptions) -> NoReturn:
     """Serve until the node monitor closes the socket; ends the process."""
     faulthandler.enable()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)  # a kill loses what is buffered
-    slot = _Slot(sock, page)
+    slot = _Slot(sock, page, options)
     os.register_at_fork(after_in_child=slot.leave)
     with contextlib.suppress(EOFError, ConnectionError):  # the node monitor closed the socket, or is gone
-        slot.serve()
+        try:
+            slot.prepare()
+            slot.serve()
+        finally:
+            sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # whatever is said from here on is the worker's
     with contextlib.suppress(OSError, ValueError, AttributeError):  # a task may have closed or replaced it
         sys.stdout.flush()
     os._exit(0)
@@ -58,9 +69,14 @@ class _Kept:
 
 
 class _Slot:
-    def __init__(self, sock: socket.socket, page: Page) -> None:
+    def __init__(self, sock: socket.socket, page: Page, options: SlotOptions) -> None:
         self._sock = sock
         self._page = page
+        self._options = options
+        self._interrupts = Interrupts(page, self._report)
+        self._streams = Streams(self._interrupts, self._send_output, options.output_bytes)
+        self._surroundings = runners.Surroundings(self._interrupts, self._streams)
+        self._recycle_bytes = options.recycle_mib * _MIB
         self._reader = wire.Reader()
         self._functions: wire.Functions[_Kept] = wire.Functions()
         self._left = False
@@ -71,10 +87,22 @@ class _Slot:
         self._payloads: list[bytes] = []
         self._since_ns = 0  # when the lists were last empty
 
+    def prepare(self) -> None:
+        """Load what is to be there before the first task, and be ready; raises EOFError where that fails."""
+        self._interrupts.install()
+        self._streams.install()
+        reason = preload.load(self._options.preload)
+        if reason:
+            self._sock.sendall(wire.frame(wire.Unready(reason)))
+            raise EOFError
+        if self._options.task_memory_mib:
+            linux.limit_memory(self._options.task_memory_mib * _MIB + limits.FRAME_BYTES_MAX)
+        self._sock.sendall(wire.frame(wire.Ready(os.getpid())))
+
     def serve(self) -> NoReturn:
         """Obey orders until EOFError or ConnectionError says that nobody gives them any more."""
-        self._sock.sendall(wire.frame(wire.Ready(os.getpid())))
         while True:
+            self._interrupts.install()
             for head, body in self._reader.read(self._sock, _READS_MAX):
                 order = wire.decode_order(head)
                 if isinstance(order, wire.Function):
@@ -89,6 +117,8 @@ class _Slot:
         """In a process that a task forked: it is no slot, and what it inherited must not act as one."""
         self._left = True
         self._sock.close()
+        self._streams.leave()
+        self._interrupts.leave()
 
     def _run(self, order: wire.Tasks, payloads: Sequence[runners.Buffer]) -> None:
         # Looked up whether or not a task runs: the node monitor counts on it (see wire.Functions).
@@ -110,7 +140,7 @@ class _Slot:
                 self._report()
                 seq = resume_seq
                 continue
-            status, result = self._run_one(kept, order, payload, index, attempt)
+            status, result = self._run_one(kept, order, seq, payload, index, attempt)
             seq += 1
             ended_ns = monotonic_ns()
             if self._add(seq, status, result, ended_ns - begun_ns, ended_ns):
@@ -118,21 +148,47 @@ class _Slot:
             begun_ns = ended_ns
 
     def _run_one(
-        self, kept: _Kept, order: wire.Tasks, payload: runners.Buffer, index: int, attempt: int
+        self, kept: _Kept, order: wire.Tasks, seq: int, payload: runners.Buffer, index: int, attempt: int
     ) -> tuple[int, bytes]:
+        interrupts, streams = self._interrupts, self._streams
         try:
-            runner = kept.runner
-            if runner is None:
-                runner = kept.runner = runners.make(order.kind, order.job, kept.data)
-                kept.data = b""
-            status, result = m.SUCCEEDED, runner(payload, index, attempt)
-        except runners.Failed as failed:
-            status, result = m.FAILED, failed.report
-        except BaseException as error:  # a task's SystemExit or KeyboardInterrupt ends the task, not the slot
-            status, result = m.FAILED, failure.dump(error, allow_pickle=order.kind == m.PYTHON)
+            try:
+                interrupts.running = seq
+                if interrupts.early == seq:
+                    raise runners.Cancelled
+                runner = kept.runner
+                if runner is None:
+                    runner = kept.runner = runners.make(order.kind, order.job, kept.data, self._surroundings)
+                    kept.data = b""
+                status, result = m.SUCCEEDED, runner(payload, index, attempt)
+                interrupts.running = 0
+            except BaseException as error:  # a task's SystemExit or KeyboardInterrupt ends the task, not the slot
+                interrupts.running = 0
+                status, result = self._failed(order, seq, error)
+        except KeyboardInterrupt:  # it came between the end of the task and the note of that
+            interrupts.running = 0
+            status, result = m.CANCELLED, _INTERRUPTED
         if self._left:
             os._exit(0)
+        if streams.used or _thread_count():
+            streams.end_task(seq)
+        if sys.stdout is not streams.stdout or sys.stderr is not streams.stderr:
+            streams.install()
         return status, result
+
+    def _failed(self, order: wire.Tasks, seq: int, error: BaseException) -> tuple[int, bytes]:
+        """Return status and payload of a task that raised. One that was interrupted may raise whatever it likes."""
+        if isinstance(error, runners.Cancelled):
+            return m.CANCELLED, b""
+        kind: type[BaseException] | None
+        if isinstance(error, runners.Failed):
+            kind, result = error.kind, error.report
+        elif self._interrupts.raised == seq:
+            return m.CANCELLED, _INTERRUPTED
+        else:
+            kind, result = type(error), failure.dump(error, allow_pickle=order.kind == m.PYTHON)
+        again = kind is not None and order.retries and wants_retry(order, names_of(kind))
+        return (m.RETRY if again else m.FAILED), result
 
     def _add(self, next_seq: int, status: int, result: bytes, took_ns: int, now_ns: int) -> bool:
         """Note the end of task ``next_seq`` - 1; return whether that has sent a report."""
@@ -161,10 +217,19 @@ class _Slot:
         if not count:
             return
         report = wire.Results(self._next_seq - count, bytes(self._statuses), self._service_us, self._payloads)
-        self._sock.sendall(wire.frame(report, len(body)))
-        if body:
-            self._sock.sendall(body)
+        with self._streams.lock:
+            self._sock.sendall(wire.frame(report, len(body)))
+            if body:
+                self._sock.sendall(body)
         self._statuses.clear()
         self._service_us.clear()
         self._payloads.clear()
         self._since_ns = monotonic_ns()
+        if self._recycle_bytes and (resident_bytes := linux.resident_bytes()) > self._recycle_bytes:
+            self._recycle_bytes = 0  # said once
+            with self._streams.lock:
+                self._sock.sendall(wire.frame(wire.Large(resident_bytes // _MIB)))
+
+    def _send_output(self, seq: int, stream: int, data: bytes) -> None:
+        """Called with the lock of the streams held."""
+        self._sock.sendall(wire.frame(wire.Output(seq, stream, data)))

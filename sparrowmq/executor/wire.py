@@ -10,12 +10,14 @@ from __future__ import annotations
 import socket
 import struct
 from collections import OrderedDict
-from typing import Final, Generic, TypeVar
+from typing import Annotated, Final, Generic, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from sparrowmq import limits
 from sparrowmq.errors import ProtocolError
+from sparrowmq.protocol.records import Stream
 
 HEADER: Final = struct.Struct("<IQ")
 HEAD_BYTES_MAX: Final = 32 * 1024 * 1024
@@ -42,6 +44,8 @@ class Tasks(msgspec.Struct, frozen=True, array_like=True, tag=1):
     indices: list[int]
     attempts: list[int]
     payloads: list[bytes]
+    retries: int = 0  # as in the job's spec
+    retry_on: list[str] = []
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag=0):
@@ -59,9 +63,31 @@ class Results(msgspec.Struct, frozen=True, array_like=True, tag=1):
     payloads: list[bytes]
 
 
+class Output(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """From the slot: task ``seq``, which runs, has written ``data`` to standard output (1) or error (2)."""
+
+    seq: int
+    stream: Stream
+    data: Annotated[bytes, Meta(max_length=limits.OUTPUT_BYTES_MAX)]
+
+
+class Unready(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """From the slot, instead of `Ready`, and last: why it cannot start."""
+
+    reason: str
+
+
+class Large(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """From the slot, after results: it has grown beyond what its worker wants to keep."""
+
+    resident_mib: int
+
+
+Report = Ready | Results | Output | Unready | Large
+
 _encoder = msgspec.msgpack.Encoder()
 decode_order: Final = msgspec.msgpack.Decoder(Function | Tasks).decode
-decode_report: Final = msgspec.msgpack.Decoder(Ready | Results).decode
+decode_report: Final = msgspec.msgpack.Decoder(Report).decode
 
 
 def frame(head: msgspec.Struct, body_bytes: int = 0) -> bytearray:

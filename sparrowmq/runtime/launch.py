@@ -30,19 +30,24 @@ class LaunchSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     store: StoreSettings = StoreSettings()
     log: LogSettings = LogSettings()
     detached: bool = False
-    restart: bool = False  # whether a scheduler or worker that ends is replaced
+    restart: bool = False  # whether a scheduler or worker that fails is replaced; one that ends in order is not
     start_timeout_s: float = 15.0
     drain_timeout_s: float = 10.0  # at SIGTERM
     state_path: str = ""
     log_path: str = ""
     python_path: list[str] = []
+    held_fd: int = -1  # inherited: it keeps ``directory`` from being taken for a left one
 
 
 class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """From the owner: "start" one more ``role``, or "stop", with ``drain_s`` for running tasks."""
+    """From the owner: "start" one more ``role``, "end" the member ``pid``, or "stop" all.
+
+    ``drain_s`` is what running tasks get; then what still runs is killed.
+    """
 
     order: str
     role: str = ""
+    pid: int = 0
     drain_s: float = 0.0
 
 

@@ -14,19 +14,19 @@ import gc
 import os
 import random
 import selectors
-import shutil
 import signal
 import sys
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from sparrowmq import ids
 from sparrowmq.errors import SparrowError, Unavailable
 from sparrowmq.executor import linux
+from sparrowmq.runtime import directory, restarts
 from sparrowmq.runtime.launch import LaunchSpec, Order, Report, nearby
 
 if TYPE_CHECKING:
@@ -39,20 +39,27 @@ KILL_AFTER_S = 0.5  # at a quick stop: from SIGTERM to SIGKILL
 SCHEDULER_STOP_S = 1.0  # once the workers have drained
 OWNER_CHECK_S = 1.0
 READY_CHECK_S = 0.01
-RESTART_MIN_S = 0.1
-RESTART_MAX_S = 10.0
-STABLE_AFTER_S = 5.0
+_NEVER = float("inf")
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class _Member:
-    __slots__ = ("id", "pid", "role", "started")
+    __slots__ = ("failures", "id", "kill_at", "pid", "role", "started", "told")
 
-    def __init__(self, role: str, identity: str, pid: int) -> None:
+    def __init__(self, role: str, identity: str, pid: int, failures: int) -> None:
         self.role = role
         self.id = identity
         self.pid = pid
+        self.failures = failures  # in a row, of those whose place it takes
         self.started = time.monotonic()
+        self.told = False  # to end
+        self.kill_at = _NEVER
+
+
+class _Restart(NamedTuple):
+    when: float
+    role: str  # "store" too
+    failures: int
 
 
 class Launcher:
@@ -67,8 +74,8 @@ class Launcher:
         self._server_started = 0.0
         self._registry: Registry | None = None
         self._members: dict[int, _Member] = {}
-        self._restarts: list[tuple[float, str]] = []  # when, and which role ("store" too)
-        self._backoff_s: dict[str, float] = {}
+        self._server_failures = 0
+        self._restarts: list[_Restart] = []
         self._ready = False
         self._ready_deadline = time.monotonic() + spec.start_timeout_s
         self._stopping = False
@@ -136,11 +143,11 @@ class Launcher:
             from sparrowmq.runtime import state
 
             state.remove(Path(self._spec.state_path), os.getpid())
-        shutil.rmtree(self._spec.directory, ignore_errors=True)
+        directory.remove(Path(self._spec.directory))
 
     # Members.
 
-    def _fork(self, role: str) -> None:
+    def _fork(self, role: str, failures: int = 0) -> None:
         if len(self._members) >= MEMBERS_MAX:
             _log("error", "not started: a local cluster has at most this many members", {"limit": MEMBERS_MAX})
             return
@@ -151,7 +158,7 @@ class Launcher:
         pid = os.fork()
         if pid == 0:
             self._become(role, identity, parent)
-        self._members[pid] = _Member(role, identity, pid)
+        self._members[pid] = _Member(role, identity, pid, failures)
         _report(Report("started", role=role, id=identity, pid=pid))
 
     def _become(self, role: str, identity: str, parent: int) -> None:
@@ -200,24 +207,30 @@ class Launcher:
             if not self._ready:
                 self._fail(f"{member.id} ended with status {code} while the cluster was starting", "", 3)
                 continue
-            _log("warning", f"a {member.role} ended", {"id": member.id, "pid": pid, "status": code})
-            if self._spec.restart:
-                self._restart_later(member.role, time.monotonic() - member.started)
-        waiting = any(role == "store" for _, role in self._restarts)
+            fields = {"id": member.id, "pid": pid, "status": code}
+            in_order = member.told or code == 0
+            _log("info" if in_order else "warning", f"a {member.role} ended", fields)
+            if self._spec.restart and not in_order:
+                self._restart_later(member)
+        waiting = any(restart.role == "store" for restart in self._restarts)
         if self._server is not None and self._server.ended() and not self._stopping and not waiting:
             _log("warning", "the embedded Valkey server ended; starting it again", {})
-            self._restart_later("store", time.monotonic() - self._server_started)
+            failures = restarts.in_a_row(self._server_failures, time.monotonic() - self._server_started)
+            self._server_failures = failures
+            self._restarts.append(_Restart(time.monotonic() + restarts.delay_s(failures), "store", failures))
 
-    def _restart_later(self, role: str, lived_s: float) -> None:
-        """Replace what ended: soon, unless such things keep ending soon after their start."""
-        stable = lived_s >= STABLE_AFTER_S
-        delay_s = RESTART_MIN_S if stable else min(2 * self._backoff_s.get(role, RESTART_MIN_S), RESTART_MAX_S)
-        self._backoff_s[role] = delay_s
-        self._restarts.append((time.monotonic() + delay_s, role))
+    def _restart_later(self, member: _Member) -> None:
+        now = time.monotonic()
+        failures = restarts.in_a_row(member.failures, now - member.started)
+        if restarts.is_hopeless(failures):
+            fields = {"id": member.id, "failures": failures}
+            _log("error", f"a {member.role} keeps ending soon after its start and is not started again", fields)
+            return
+        self._restarts.append(_Restart(now + restarts.delay_s(failures), member.role, failures))
 
-    def _restart(self, role: str) -> None:
-        if role != "store":
-            self._fork(role)
+    def _restart(self, restart: _Restart) -> None:
+        if restart.role != "store":
+            self._fork(restart.role, restart.failures)
         elif self._server is not None:
             self._launch_server(self._server)
 
@@ -239,7 +252,8 @@ class Launcher:
             return max(0.0, self._stop_deadline - now)
         if not self._ready:
             return READY_CHECK_S
-        waits = [when - now for when, _ in self._restarts]
+        waits = [restart.when - now for restart in self._restarts]
+        waits += [member.kill_at - now for member in self._members.values() if member.kill_at < _NEVER]
         if not self._spec.detached:
             waits.append(OWNER_CHECK_S)
         return max(0.0, min(waits)) if waits else None
@@ -253,11 +267,15 @@ class Launcher:
             self._check_ready(now)
         if not (self._spec.detached and self._ready) and os.getppid() != self._owner_pid:
             self._stop(0.0)
-        due = [role for when, role in self._restarts if when <= now]
+        for member in self._members.values():
+            if member.kill_at <= now:
+                member.kill_at = _NEVER
+                _signal(member.pid, signal.SIGKILL)
+        due = [restart for restart in self._restarts if restart.when <= now]
         if due:
-            self._restarts = [entry for entry in self._restarts if entry[0] > now]
-            for role in due:
-                self._restart(role)
+            self._restarts = [restart for restart in self._restarts if restart.when > now]
+            for restart in due:
+                self._restart(restart)
 
     def _check_ready(self, now: float) -> None:
         """Be ready once every member has registered and every worker is connected to every scheduler."""
@@ -313,8 +331,17 @@ class Launcher:
             order = msgspec.json.decode(line, type=Order)
             if order.order == "stop":
                 self._stop(order.drain_s)
+            elif order.order == "end":
+                self._end_member(order)
             elif not self._stopping:
                 self._fork(order.role)
+
+    def _end_member(self, order: Order) -> None:
+        member = self._members.get(order.pid)  # None: it has ended by itself, which its owner is about to read
+        if member is not None and not self._stopping:
+            member.told = True
+            member.kill_at = time.monotonic() + max(order.drain_s, KILL_AFTER_S)
+            _signal(member.pid, signal.SIGTERM)
 
     def _watch_signals(self) -> None:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
@@ -396,6 +423,8 @@ def main() -> int:
         head += data
     line, _, unread = head.partition(b"\n")
     spec = msgspec.json.decode(line, type=LaunchSpec)
+    if spec.held_fd >= 0:
+        os.set_inheritable(spec.held_fd, False)  # what runs a program of its own is none of the cluster
     for entry in spec.python_path:
         if entry not in sys.path:
             sys.path.append(entry)

@@ -24,24 +24,29 @@ from sparrowmq.core import effects as fx
 from sparrowmq.core.node_monitor import NodeMonitor
 from sparrowmq.core.scheduler import Scheduler
 from sparrowmq.errors import ProtocolError
+from sparrowmq.executor import preload
 from sparrowmq.executor.cpus import available_slots
+from sparrowmq.executor.options import SlotOptions
 from sparrowmq.executor.pool import SlotPool
 from sparrowmq.executor.zygote import Zygote
 from sparrowmq.protocol import messages as m
-from sparrowmq.runtime import logs
+from sparrowmq.runtime import logs, memory
 from sparrowmq.runtime.driver import Driver
 from sparrowmq.runtime.loop import Loop
 from sparrowmq.settings import LogSettings, SchedulerSettings, StoreSettings, WorkerSettings
 from sparrowmq.store.registry import Record, SchedulerRecord, StoreThread, WorkerRecord
 from sparrowmq.transport.context import new_context
 from sparrowmq.transport.dealer import Dealer
+from sparrowmq.transport.link import LinkOptions
 from sparrowmq.transport.router import Router
 
+_BEYOND_CREDIT_BYTES: Final = 256 * 1024 * 1024
 PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def run_scheduler(settings: SchedulerSettings, store: StoreSettings, log: LogSettings, *, id: str | None = None) -> int:
     """Be a scheduler until it is told to end; return the process's exit status."""
+    memory.keep_freed()
     role = _Role("scheduler", id, log)
     machine = Scheduler(
         id=role.id,
@@ -50,6 +55,8 @@ def run_scheduler(settings: SchedulerSettings, store: StoreSettings, log: LogSet
         settings=settings,
         package=sparrowmq.__version__,
         unix_offset_s=time.time() - time.monotonic(),
+        host=role.host,
+        pid=os.getpid(),
     )
     routers: dict[str, Router] = {}
     driver = Driver(
@@ -63,6 +70,8 @@ def run_scheduler(settings: SchedulerSettings, store: StoreSettings, log: LogSet
     def on_bad(peer: Any, error: ProtocolError) -> None:
         machine.refuse(role.loop.now(), peer, error.code, str(error))
 
+    # What the machine sends a peer that says nothing. Whoever is sent more of other things does not read them.
+    credits_bytes = {m.WORKER: settings.limits.payload_bytes, m.CLIENT: settings.limits.client_credit_bytes}
     for tag, address in ((m.WORKER, settings.bind_workers), (m.CLIENT, settings.bind_clients)):
         routers[tag] = Router(
             role.context,
@@ -72,6 +81,7 @@ def run_scheduler(settings: SchedulerSettings, store: StoreSettings, log: LogSet
             on_lost=driver.on_lost,
             on_bad=on_bad,
             tag=tag,
+            options=LinkOptions(unheard_bytes_max=credits_bytes[tag] + _BEYOND_CREDIT_BYTES),
         )
     record = SchedulerRecord(
         id=role.id,
@@ -100,8 +110,13 @@ def run_scheduler(settings: SchedulerSettings, store: StoreSettings, log: LogSet
 
 
 def run_worker(settings: WorkerSettings, store: StoreSettings, log: LogSettings, *, id: str | None = None) -> int:
-    """Be a worker until it is told to end; return the process's exit status. Forks: call it before any thread."""
-    zygote = Zygote.start()
+    """Be a worker until it is told to end; return the process's exit status. Forks: call it before any thread.
+
+    Raises ConfigError where a module is missing that each slot is to load.
+    """
+    preload.check(settings.preload)
+    memory.keep_freed()  # before the fork: slots gain most
+    zygote = Zygote.start(SlotOptions.of(settings))
     role = _Role("worker", id, log)
     slots = settings.slots or available_slots()
     machine = NodeMonitor(
@@ -115,7 +130,8 @@ def run_worker(settings: WorkerSettings, store: StoreSettings, log: LogSettings,
         pid=os.getpid(),
     )
     dealers: dict[Any, Dealer] = {}
-    pool = SlotPool(role.loop, zygote, _SlotEvents(role.loop, machine))
+    ready_within_s = settings.preload_timeout_s if settings.preload else None
+    pool = SlotPool(role.loop, zygote, _SlotEvents(role.loop, machine), ready_within_s=ready_within_s)
 
     def connect(effect: fx.Connect) -> None:
         peer = effect.peer
@@ -153,6 +169,7 @@ def run_worker(settings: WorkerSettings, store: StoreSettings, log: LogSettings,
             fx.SpawnSlot: lambda effect: pool.spawn(effect.slot),
             fx.StartTasks: pool.start,
             fx.ReclaimSlot: lambda effect: pool.reclaim(effect.slot),
+            fx.InterruptSlot: lambda effect: pool.interrupt(effect.slot, effect.seq),
             fx.KillSlot: lambda effect: pool.kill(effect.slot),
         },
         logs.emit,
@@ -270,6 +287,14 @@ class _SlotEvents:
     ) -> None:
         """See NodeMonitor."""
         self._machine.slot_results(self._now(), slot, first_seq, statuses, service_us, payloads)
+
+    def slot_output(self, slot: int, seq: int, stream: int, data: bytes) -> None:
+        """See NodeMonitor."""
+        self._machine.slot_output(self._now(), slot, seq, stream, data)
+
+    def slot_retired(self, slot: int) -> None:
+        """See NodeMonitor."""
+        self._machine.slot_retired(self._now(), slot)
 
     def slot_exited(self, slot: int, cause: str, current_seq: int) -> None:
         """See NodeMonitor."""

@@ -75,8 +75,7 @@ def read(path: Path) -> ClusterState | None:
 def write(path: Path, state: ClusterState) -> None:
     """Write the file, readable by this user only. Raises UsageError when another cluster runs."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if read(path) is None:
-        path.unlink(missing_ok=True)
+    sweep(path)
     fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -87,6 +86,24 @@ def write(path: Path, state: ClusterState) -> None:
         raise already_running(path) from None
     finally:
         fresh.unlink()
+
+
+def sweep(path: Path) -> bool:
+    """Remove the file if the cluster it names is gone; return whether it did."""
+    if not os.path.lexists(path) or read(path) is not None:
+        return False
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    try:
+        path.rename(aside)
+        if read(aside) is not None:  # another has taken its place meanwhile
+            with contextlib.suppress(FileExistsError):
+                os.link(aside, path)
+            return False
+    except FileNotFoundError:
+        return False
+    finally:
+        aside.unlink(missing_ok=True)
+    return True
 
 
 def already_running(path: Path) -> UsageError:

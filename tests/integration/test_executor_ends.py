@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from sparrowmq.executor import link as links
-from sparrowmq.executor import pool as pools
 from sparrowmq.executor import wire
 from sparrowmq.payload import command, python
 from sparrowmq.payload.command import Command
@@ -141,14 +140,14 @@ def _state(pid: int) -> str:
 @in_own_process
 def test_slot_that_cannot_start_is_reported(monitor: Monitor) -> None:
     os.kill(monitor.zygote.pid, signal.SIGSTOP)
-    pools.READY_WITHIN_S = 0.05  # type: ignore[misc]
+    monitor.pool._ready_within_s = 0.05
     monitor.pool.spawn(0)
     monitor.loop.call_later(0.1, lambda: os.kill(monitor.zygote.pid, signal.SIGCONT))
     monitor.until(lambda: monitor.exits or monitor.pids)
     if not monitor.exits:  # it came up just before the order to kill it
         monitor.until(lambda: monitor.exits)
     assert monitor.exits[0][1].startswith("was not ready within 0.05 s")
-    pools.READY_WITHIN_S = 30.0  # type: ignore[misc]
+    monitor.pool._ready_within_s = 30.0
     assert monitor.spawn(0)
 
 

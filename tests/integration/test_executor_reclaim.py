@@ -38,6 +38,21 @@ def test_reclaim_of_a_busy_slot(monitor: Monitor) -> None:
 
 
 @in_own_process
+def test_a_reclaim_brings_in_the_results_that_wait_behind_a_long_task(monitor: Monitor) -> None:
+    monitor.spawn()
+    payloads = [python.dump_call((seconds,), {}) for seconds in (0, 0, 60)]
+    *short, long = monitor.hand(payloads, function=python.dump_function(time.sleep), job="mixed")
+    monitor.until(lambda: (monitor.pool.running(0) or (0, 0.0))[0] == long)
+    monitor.pool.reclaim(0)
+    monitor.until(lambda: monitor.reclaimed and all(seq in monitor.results for seq in short))
+    assert monitor.reclaimed == [(0, long)]
+    assert long not in monitor.results  # it was not disturbed
+    monitor.pool.interrupt(0, long)
+    monitor.until(lambda: long in monitor.results)
+    assert monitor.results[long][:2] == (m.CANCELLED, b"interrupted")
+
+
+@in_own_process
 def test_reclaim_of_an_idle_slot(monitor: Monitor) -> None:
     monitor.spawn()
     monitor.pool.reclaim(0)

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -23,7 +21,7 @@ import msgspec
 
 from sparrowmq import config
 from sparrowmq.errors import ConfigError, Refused, SparrowError, Unavailable, UsageError
-from sparrowmq.runtime import state
+from sparrowmq.runtime import directory, state
 from sparrowmq.runtime.launch import LaunchSpec, Order, Report
 from sparrowmq.settings import LogSettings, SchedulerSettings, SecuritySettings, StoreSettings, WorkerSettings
 
@@ -48,7 +46,8 @@ class LocalCluster:
 
     ``slots`` tasks run at once on each worker. Without ``redis_url`` it brings a Valkey server (extra
     ``local``). Everything ends with the block, or with this process, however it ends. ``restart`` replaces
-    schedulers and workers that end; the Valkey server is always replaced. Log lines go to ``log_path``, or to
+    schedulers and workers that fail, later each time and at most ten times in a row; one that ended in order (a
+    drain, a signal, `scale`) stays away. The Valkey server is always replaced. Log lines go to ``log_path``, or to
     STANDARD_ERROR (None: to a file that goes with the cluster, and into the error when starting fails).
 
     Raises Unavailable when the cluster is not ready within ``start_timeout_s``, UsageError for bad counts, and
@@ -93,7 +92,8 @@ class LocalCluster:
             log_path=str(log_path or ""),
             python_path=[os.path.abspath(entry) for entry in sys.path],
         )
-        self._directory = ""
+        self._directory = Path()
+        self._held_fd = -1
         self._process: subprocess.Popen[bytes] | None = None
         self._log_file: IO[bytes] | None = None
         self._listener: threading.Thread | None = None
@@ -104,6 +104,14 @@ class LocalCluster:
         self._ended = False
 
     # What there is.
+
+    def __repr__(self) -> str:
+        workers, schedulers = len(self.workers), len(self.schedulers)
+        if self._outcome is None or not self._outcome.url or (self._ended and not self._spec.detached):
+            return "<LocalCluster: not running>"
+        return (
+            f"<LocalCluster: {workers} workers x {self._spec.worker.slots} slots, {schedulers} schedulers, {self.url}>"
+        )
 
     @property
     def url(self) -> str:
@@ -151,8 +159,9 @@ class LocalCluster:
             raise UsageError("this local cluster is running already")
         self._members = {"scheduler": [], "worker": []}
         self._outcome, self._ended, self._store_pid = None, False, 0
-        self._directory = tempfile.mkdtemp(prefix="sparrowmq-")
-        spec = msgspec.structs.replace(self._spec, directory=self._directory)
+        directory.sweep()
+        self._directory, self._held_fd = directory.create()
+        spec = msgspec.structs.replace(self._spec, directory=str(self._directory), held_fd=self._held_fd)
         self._log_file = self._open_log(spec.log_path)
         self._process = subprocess.Popen(
             [sys.executable, "-c", _LAUNCH, str(Path(__file__).resolve().parents[1])],
@@ -160,6 +169,7 @@ class LocalCluster:
             stdout=subprocess.PIPE,
             stderr=self._log_file,
             start_new_session=True,  # Ctrl-C is the owner's to handle
+            pass_fds=(self._held_fd,),
             bufsize=0,
         )
         self._listener = threading.Thread(target=self._listen, args=(self._process,), name="cluster", daemon=True)
@@ -222,8 +232,8 @@ class LocalCluster:
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
         finally:
+            directory.remove(self._directory)  # the launcher's job, unless it was killed
             self._let_go(process)
-            shutil.rmtree(self._directory, ignore_errors=True)  # the launcher's job, unless it was killed
 
     def _let_go(self, process: subprocess.Popen[bytes] | None = None) -> None:
         process = process or self._process
@@ -236,6 +246,9 @@ class LocalCluster:
         if self._log_file is not None:
             self._log_file.close()
             self._log_file = None
+        if self._held_fd >= 0:
+            os.close(self._held_fd)
+            self._held_fd = -1
         if self._listener is not None:
             self._listener.join(CLOSE_TIMEOUT_S)
 
@@ -259,30 +272,53 @@ class LocalCluster:
 
     def add_worker(self) -> Member:
         """Start one more worker and return it; it joins a moment later."""
-        return self._add("worker")
+        return self._add("worker", 1)[0]
 
     def add_scheduler(self) -> Member:
         """Start one more scheduler and return it; it registers a moment later."""
-        return self._add("scheduler")
+        return self._add("scheduler", 1)[0]
+
+    def scale(self, workers: int, *, drain_s: float = 30.0) -> list[Member]:
+        """Have as many workers as that, and return them; new ones join a moment later.
+
+        Where there are more, the newest drain: each finishes what it runs within ``drain_s``, then it is killed and
+        its tasks run elsewhere. Returns when they are gone. Raises UsageError for a bad count.
+        """
+        most = MEMBERS_MAX - len(self.schedulers)
+        if not 0 <= workers <= most:
+            raise UsageError(f"workers: expected a number from 0 to {most:,}, got {workers}")
+        before = self.workers
+        if workers > len(before):
+            self._add("worker", workers - len(before))
+        leaving = before[workers:]
+        for member in leaving:
+            self._write(msgspec.json.encode(Order("end", pid=member.pid, drain_s=drain_s)))
+        self._await(lambda: not set(leaving) & set(self._members["worker"]), drain_s + CLOSE_TIMEOUT_S)
+        return self.workers
 
     def _kill(self, role: str, index: int, signum: int) -> Member:
         with self._changed:
-            member = self._members[role][index]
-        os.kill(member.pid, signum)
+            members = list(self._members[role])
+        if not -len(members) <= index < len(members):
+            raise IndexError(f"there is no {role} {index}: {len(members)} run")
+        member = members[index]
+        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+            os.kill(member.pid, signum)
         if signum == signal.SIGKILL:
             self._await(lambda: member not in self._members[role], CLOSE_TIMEOUT_S)
         return member
 
-    def _add(self, role: str) -> Member:
+    def _add(self, role: str, count: int) -> list[Member]:
         before = set(self.workers + self.schedulers)
-        self._write(msgspec.json.encode(Order("start", role=role)))
+        for _ in range(count):
+            self._write(msgspec.json.encode(Order("start", role=role)))
 
         def fresh() -> list[Member]:
             return [member for member in self._members[role] if member not in before]
 
-        self._await(lambda: bool(fresh()), self._spec.start_timeout_s)
+        self._await(lambda: len(fresh()) >= count, self._spec.start_timeout_s)
         with self._changed:
-            return fresh()[0]
+            return fresh()
 
     def _write(self, line: bytes) -> None:
         if self._process is None or self._process.stdin is None:
@@ -296,6 +332,8 @@ class LocalCluster:
         with self._changed:
             if not self._changed.wait_for(lambda: condition() or self._ended, timeout_s):
                 raise Unavailable(f"the local cluster's launcher did not answer within {timeout_s:g} s")
+            if not condition():
+                raise Unavailable("the local cluster has ended meanwhile", hint="its log tells why")
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
@@ -307,6 +345,8 @@ class LocalCluster:
                     self._changed.notify_all()
         with self._changed:
             self._ended = True
+            if not self._spec.detached:
+                self._members = {"scheduler": [], "worker": []}  # they end with it
             self._changed.notify_all()
 
     def _take(self, report: Report) -> None:
@@ -324,8 +364,12 @@ class LocalCluster:
 
 
 def detached() -> state.ClusterState | None:
-    """Return this user's local cluster if one runs."""
-    return state.read(state.state_path())
+    """Return this user's local cluster if one runs; what is left of one that was killed is removed."""
+    path = state.state_path()
+    found = state.read(path)
+    if found is None and state.sweep(path):
+        directory.sweep()
+    return found
 
 
 def detached_url() -> str:
@@ -347,8 +391,18 @@ def take_down(found: state.ClusterState, *, timeout_s: float = 15.0, force: bool
             os.kill(found.pid, signal.SIGTERM)  # the second one ends it at once
     while state.is_alive(found):
         if time.monotonic() > deadline:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(found.pid, signal.SIGKILL)
+            _kill_launcher(found)
             return False
         time.sleep(0.02)
     return True
+
+
+def _kill_launcher(found: state.ClusterState) -> None:
+    """Kill it, and so all of the cluster, and remove what it leaves, as far as its processes are gone already."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(found.pid, signal.SIGKILL)
+    deadline = time.monotonic() + CLOSE_TIMEOUT_S
+    while state.is_alive(found) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    state.sweep(state.state_path())
+    directory.sweep()

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -83,15 +83,18 @@ class Registry:
 
     def publish(self, record: Record, *, announce: bool = False) -> None:
         """Write ``record`` for another ``ttl_s``; ``announce`` tells the watchers that the set has changed."""
-        kind = _kind(type(record))
         with explained(self._settings.url), self._redis.pipeline(transaction=True) as pipe:
-            ttl_ms = int(self._settings.ttl_s * 1000)
-            pipe.set(f"{self._prefix}{kind}:{record.id}", msgspec.json.encode(record), px=max(ttl_ms, 1))
-            pipe.zadd(f"{self._prefix}{kind}s", {record.id: time.time()})
-            pipe.zremrangebyrank(f"{self._prefix}{kind}s", 0, -1 - _most(type(record)))
-            if announce:
-                pipe.publish(f"{self._prefix}changed", record.id)
+            self._write(pipe, record, announce)
             pipe.execute()
+
+    def _write(self, pipe: Any, record: Record, announce: bool) -> None:
+        kind = _kind(type(record))
+        ttl_ms = int(self._settings.ttl_s * 1000)
+        pipe.set(f"{self._prefix}{kind}:{record.id}", msgspec.json.encode(record), px=max(ttl_ms, 1))
+        pipe.zadd(f"{self._prefix}{kind}s", {record.id: time.time()})
+        pipe.zremrangebyrank(f"{self._prefix}{kind}s", 0, -1 - _most(type(record)))
+        if announce:
+            pipe.publish(f"{self._prefix}changed", record.id)
 
     def withdraw(self, record: Record) -> None:
         """Remove ``record`` and announce it, unless another incarnation has taken its id."""
@@ -119,23 +122,44 @@ class Registry:
         """Return the workers by id."""
         return self._read(WorkerRecord)
 
-    def _read(self, kind: type[R]) -> dict[str, R]:
+    def refresh(
+        self, record: Record | None, known: Iterable[str], *, announce: bool = False
+    ) -> dict[str, SchedulerRecord]:
+        """Publish ``record``, if any, and return the schedulers: one round trip when they are the ``known`` ones.
+
+        This is all that most processes ask of Redis as long as they live.
+        """
+        return self._read(SchedulerRecord, known, record, announce)
+
+    def _read(
+        self, kind: type[R], known: Iterable[str] = (), record: Record | None = None, announce: bool = False
+    ) -> dict[str, R]:
         name, most = _kind(kind), _most(kind)
         members = f"{self._prefix}{name}s"
+        prefix = f"{self._prefix}{name}:".encode()
+        guess = [identity.encode() for identity in known]
         with explained(self._settings.url):
-            ids = self._redis.zrange(members, 0, most - 1, desc=True)
-            if not ids:
-                return {}
-            prefix = f"{self._prefix}{name}:".encode()
-            values = self._redis.mget([prefix + identity for identity in ids])
-            expired = [identity for identity, value in zip(ids, values, strict=True) if value is None]
+            with self._redis.pipeline(transaction=record is not None) as pipe:
+                if record is not None:
+                    self._write(pipe, record, announce)
+                pipe.zrange(members, 0, most - 1, desc=True)
+                if guess:
+                    pipe.mget([prefix + identity for identity in guess])
+                replies = pipe.execute()
+            values: dict[bytes, bytes | None] = dict(zip(guess, replies.pop(), strict=True)) if guess else {}
+            ids: list[bytes] = replies.pop()
+            strangers = [identity for identity in ids if identity not in values]
+            if strangers:
+                found = self._redis.mget([prefix + identity for identity in strangers])
+                values.update(zip(strangers, found, strict=True))
+            expired = [identity for identity in ids if values[identity] is None]
             if expired:
                 self._redis.zrem(members, *expired)
         records: dict[str, R] = {}
-        for identity, value in zip(ids, values, strict=True):
-            record = _decode(value, kind)
-            if record is not None and record.id.encode() == identity:
-                records[record.id] = record
+        for identity in ids:
+            decoded = _decode(values[identity], kind)
+            if decoded is not None and decoded.id.encode() == identity:
+                records[decoded.id] = decoded
         return records
 
     def close(self) -> None:
@@ -235,15 +259,17 @@ class StoreThread:
     def _turn(self, now: float) -> float:
         """Publish what is due, read the schedulers, return how long to wait."""
         record = self._record
-        if record is not None and (record is not self._published or now >= self._refresh_at):
-            first = self._published is None or self._down
-            self._registry.publish(record, announce=first and isinstance(record, SchedulerRecord))
-            self._published = record
-            self._refresh_at = now + self._settings.refresh_interval_s
+        due = record if record is not self._published or now >= self._refresh_at else None
+        announce = isinstance(due, SchedulerRecord) and (self._published is None or self._down)
         if self._on_schedulers is not None:
-            self._tell(self._registry.schedulers(), now)
+            self._tell(self._registry.refresh(due, self._known, announce=announce), now)
+        elif due is not None:
+            self._registry.publish(due, announce=announce)
         elif self._down:
             self._registry.ping()
+        if due is not None:
+            self._published = due
+            self._refresh_at = now + self._settings.refresh_interval_s
         if self._down:
             self._down = False
             self._log("info", "Redis answers again", {"redis": describe(self._settings.url)})

@@ -38,9 +38,10 @@ class LinkOptions(msgspec.Struct, frozen=True):
     linger_s: float = 0.2
     connect_timeout_s: float = 2.0
     handshake_timeout_s: float = 2.0
-    heartbeat_interval_s: float = 2.0
+    heartbeat_interval_s: float = 5.0
     heartbeat_timeout_s: float = 20.0  # at least as long as the largest frame takes: 64 MiB at 27 Mbit/s
     dead_host_s: int = 5  # silence on an idle link, or unacknowledged data, before the kernel gives up
+    unheard_bytes_max: int = 2**53  # that a router sends to a peer which says nothing meanwhile
 
 
 def apply_options(sock: zmq.Socket[Any], options: LinkOptions) -> None:
@@ -154,9 +155,12 @@ def send_frame(sock: zmq.Socket[bytes], frame: object, flags: int, *, copy: bool
     _send(sock, frame, flags, copy, False)
 
 
-def send_parts(sock: zmq.Socket[bytes], parts: Sequence[object]) -> None:
-    """Send the frames of one message; large ones uncopied, so nobody may change them afterwards."""
-    last = len(parts) - 1
+def send_parts(sock: zmq.Socket[bytes], parts: Sequence[Any]) -> int:
+    """Send the frames of one message; large ones uncopied, so nobody may change them afterwards. Return their size."""
+    last, total = len(parts) - 1, 0
     for position, part in enumerate(parts):
-        small = type(part) is bytes and len(part) < zmq.COPY_THRESHOLD
+        size = len(part)
+        small = type(part) is bytes and size < zmq.COPY_THRESHOLD
         send_frame(sock, part, NOBLOCK if position == last else SNDMORE, copy=small)
+        total += size
+    return total

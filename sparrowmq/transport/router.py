@@ -7,10 +7,17 @@ A peer's loss shows as a monitor event that names a descriptor, while messages n
 message of a peer carries its descriptor and ties the two. Descriptors are reused at once, so the tie is made
 only after every older event has been read, and between two peers with one descriptor the later routing id
 (ROUTER counts them up) is the one that may be alive.
+
+ROUTER queues without end for a peer that does not read, and has no call to close one connection. So there is a bound
+on what is sent to a peer that says nothing meanwhile, and a connection is ended from below: by shutting down its
+descriptor, which ZeroMQ takes for the peer's doing.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -40,6 +47,7 @@ _FAILED = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_
 _FAILED_AUTH = int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
 _ACCEPTED = int(zmq.EVENT_ACCEPTED)
 _DISCONNECTED = int(zmq.EVENT_DISCONNECTED)
+_HANG_UP_AFTER_S = 2.0  # a peer that is forgotten: how long it may take to read why and leave by itself
 _LAST_WORDS_S = 0.05  # under load: how long a lost peer's last messages may take to be reached
 _REMEMBERED_MAX = 4096  # strangers with strikes, and peers to be ignored
 _BACKLOG = 4096  # everybody comes at once after a restart; with ZeroMQ's 100 some wait a second for TCP to retry
@@ -53,7 +61,8 @@ class Router:
     ``on_batch(peer, messages)``: the first batch of a peer starts with its hello. ``on_lost(peer)``: once for
     each peer that ``on_batch`` has named, after its last messages; never from within `send`. ``on_bad(peer,
     error)``: something that is no message of this protocol, or comes before a hello; the peer may be told
-    with `send`. After three of them the peer is ignored, and lost if it was known.
+    with `send`. After three of them the peer is ignored, and lost if it was known. A peer that was sent more than
+    ``options.unheard_bytes_max`` since it last said something is lost.
     """
 
     def __init__(
@@ -70,7 +79,15 @@ class Router:
     ) -> None:
         """Raise ConfigError when ``bind_address`` cannot be listened on."""
         _check_port(bind_address)
-        self.counters = {"accepted": 0, "handshake_failed": 0, "unheard": 0, "bad": 0, "ignored": 0, "lost": 0}
+        self.counters = {
+            "accepted": 0,
+            "handshake_failed": 0,
+            "unheard": 0,
+            "bad": 0,
+            "ignored": 0,
+            "lost": 0,
+            "unread": 0,
+        }
         self._loop = loop
         self._on_batch = on_batch
         self._on_lost = on_lost
@@ -84,8 +101,11 @@ class Router:
         self._losing: dict[bytes, float] = {}  # peers to report lost, and when at the latest
         self._strikes: dict[bytes, int] = {}
         self._ignored: dict[bytes, None] = {}
+        options = options or LinkOptions()
+        self._unheard_max = options.unheard_bytes_max
+        self._unheard: dict[bytes, int] = {}  # bytes sent to a peer since it last said something
         self._socket = cast("zmq.Socket[bytes]", context.socket(zmq.ROUTER))
-        apply_options(self._socket, options or LinkOptions())
+        apply_options(self._socket, options)
         self._socket.set(zmq.ROUTER_MANDATORY, 1)
         self._reader = Reader(loop, self._socket, self._take, copy=True)
         self._socket.set(zmq.BACKLOG, _BACKLOG)
@@ -113,23 +133,29 @@ class Router:
 
         Raises TooLarge when a message exceeds the protocol's limits: whoever makes messages keeps to them.
         """
-        if self._closed:
-            return
         rid = peer[1]
+        if self._closed or rid in self._losing:
+            return
+        unheard = self._unheard.get(rid, 0)
         try:
             for parts in self._encoder.encode(batch):
                 send_frame(self._socket, rid, SNDMORE)
-                send_parts(self._socket, parts)
+                unheard += send_parts(self._socket, parts)
         except zmq.ZMQError:  # EHOSTUNREACH: the connection is over, whether its event has come or not
             self._lose(rid)
-            if self._losing:
-                self._loop.post(self._pump)
+        if unheard > self._unheard_max:
+            self.counters["unread"] += 1
+            self._lose(rid)
+            self._hang_up(rid)
+        elif rid in self._peers:
+            self._unheard[rid] = unheard
+        if rid in self._losing:
+            self._loop.post(self._pump)
         self._loop.recheck(self._socket)
 
     def forget(self, peer: Peer) -> None:
-        """Ignore everything from ``peer`` from now on, its loss too."""
-        self._drop(peer[1])
-        _remember(self._ignored, peer[1])
+        """Ignore everything from ``peer`` from now on, its loss too; the connection ends soon afterwards."""
+        self._leave(peer[1])
 
     def close(self) -> None:
         """Stop listening and drop all connections after what was sent has left; nothing is reported any more."""
@@ -162,8 +188,9 @@ class Router:
             if peer is None:
                 peer = self._welcome(rid, batch, body)
         except ProtocolError as error:
-            self._strike(rid, error)
+            self._strike(rid, error, body)
         else:
+            self._unheard.pop(rid, None)
             self._on_batch(peer, batch)
         return not self._closed
 
@@ -197,15 +224,17 @@ class Router:
         self._owners[descriptor] = rid
         self._descriptors[rid] = descriptor
 
-    def _strike(self, rid: bytes, error: ProtocolError) -> None:
+    def _strike(self, rid: bytes, error: ProtocolError, body: zmq.Frame) -> None:
         self.counters["bad"] += 1
         strikes = self._strikes.pop(rid, 0) + 1
         _remember(self._strikes, rid, strikes)
         self._on_bad(self._peers.get(rid, (self._tag, rid)), error)
         if strikes < STRIKES_MAX:
             return
-        known = self._drop(rid)
-        _remember(self._ignored, rid)
+        if rid not in self._descriptors:
+            self._read_events()
+            self._tie(rid, _descriptor(body))
+        known = self._leave(rid)
         if known is not None:
             self._tell_lost(known)
 
@@ -227,6 +256,7 @@ class Router:
                 if rid is None:
                     self.counters["unheard"] += 1
                 else:
+                    self._descriptors.pop(rid, None)
                     self._lose(rid)
             else:
                 self.counters["handshake_failed"] += 1
@@ -257,10 +287,36 @@ class Router:
     def _drop(self, rid: bytes) -> Peer | None:
         self._losing.pop(rid, None)
         self._strikes.pop(rid, None)
+        self._unheard.pop(rid, None)
         descriptor = self._descriptors.pop(rid, -1)
         if self._owners.get(descriptor) == rid:
             del self._owners[descriptor]
         return self._peers.pop(rid, None)
+
+    def _leave(self, rid: bytes) -> Peer | None:
+        """Forget the peer; it may still read what was sent, and then its connection ends."""
+        descriptor = self._descriptors.get(rid)
+        peer = self._drop(rid)
+        _remember(self._ignored, rid)
+        if descriptor is not None:
+            self._owners[descriptor], self._descriptors[rid] = rid, descriptor  # until it is hung up
+            self._loop.call_later(_HANG_UP_AFTER_S, lambda: self._hang_up(rid))
+        return peer
+
+    def _hang_up(self, rid: bytes) -> None:
+        """End the connection. Its descriptor is ZeroMQ's to close: shut down what it stands for, if it still does."""
+        descriptor = self._descriptors.get(rid, -1)
+        if self._closed or descriptor < 0:
+            return
+        try:
+            copy = os.dup(descriptor)
+        except OSError:  # closed: its event is on the way
+            return
+        with socket.socket(fileno=copy) as connection:
+            self._read_events()  # no end was reported until now: the copy is of this connection, not of a later one
+            if self._owners.get(descriptor) == rid:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
 
 
 def _check_port(address: str) -> None:

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 
 from sparrowmq.errors import ConfigError, Unavailable, UsageError
 from sparrowmq.local import LocalCluster
-from sparrowmq.runtime import state
+from sparrowmq.runtime import directory, state
 from sparrowmq.settings import SchedulerSettings, StoreSettings
 from sparrowmq.store.embedded import EmbeddedServer
 from sparrowmq.store.registry import Registry
@@ -75,8 +76,26 @@ def test_a_killed_store_is_replaced_and_everyone_registers_again(cluster):
 
 
 def test_an_index_that_is_none(cluster):
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match="there is no worker 99: 2 run"):
         cluster.kill_worker(99)
+
+
+def test_it_grows_and_shrinks(cluster):
+    before = cluster.workers
+    grown = cluster.scale(len(before) + 2)
+    assert grown[: len(before)] == before
+    assert len(grown) == len(before) + 2
+    assert cluster.scale(len(grown)) == grown
+    processes = [psutil.Process(member.pid) for member in grown[len(before) :]]
+    assert cluster.scale(len(before)) == before == cluster.workers
+    until(lambda: gone(processes))
+    with pytest.raises(UsageError, match="workers: expected a number from 0 to 1,022, got -1"):
+        cluster.scale(-1)
+
+
+def test_repr_says_what_runs(cluster):
+    assert repr(cluster) == f"<LocalCluster: 2 workers x 1 slots, 2 schedulers, {cluster.url}>"
+    assert repr(LocalCluster()) == "<LocalCluster: not running>"
 
 
 def test_all_of_it_is_gone_after_close():
@@ -155,11 +174,92 @@ def test_binding_beyond_loopback_must_be_said():
         LocalCluster(scheduler=SchedulerSettings(bind_clients="tcp://0.0.0.0:0"))
 
 
-def test_who_ends_is_replaced_where_that_is_asked_for():
-    with LocalCluster(workers=1, restart=True) as cluster:
+def test_who_fails_is_replaced_where_that_is_asked_for_and_who_ends_in_order_is_not():
+    with LocalCluster(workers=2, schedulers=2, restart=True) as cluster:
+        drained = cluster.kill_worker(1, signal.SIGTERM)
+        until(lambda: drained not in cluster.workers)
+        withdrawn = cluster.kill_scheduler(1, signal.SIGTERM)
+        until(lambda: withdrawn not in cluster.schedulers)
         killed = cluster.kill_worker(0)
-        until(lambda: len(cluster.workers) == 1)
-        assert cluster.workers[0].id != killed.id
+        until(lambda: cluster.workers)  # whatever was to come back before it has
+        assert len(cluster.workers) == len(cluster.schedulers) == 1
+        assert killed not in cluster.workers
+        assert cluster.scale(0) == []
+
+
+def test_a_worker_that_takes_too_long_to_end_is_killed_and_stays_away():
+    with LocalCluster(workers=1, restart=True) as cluster:
+        (worker,) = cluster.workers
+        os.kill(worker.pid, signal.SIGSTOP)  # it cannot even take the signal
+        assert cluster.scale(0, drain_s=0.0) == []
+        replacement = cluster.add_worker()
+        cluster.kill_worker(0)
+        until(lambda: cluster.workers)
+        assert [member.id for member in cluster.workers] not in ([worker.id], [replacement.id])
+
+
+def test_a_cluster_whose_launcher_is_gone_says_so():
+    with LocalCluster(workers=1) as cluster:
+        os.kill(cluster.pid, signal.SIGKILL)
+        assert cluster.wait(15.0)
+        assert (cluster.workers, cluster.schedulers) == ([], [])
+        assert repr(cluster) == "<LocalCluster: not running>"
+        with pytest.raises(Unavailable, match=r"launcher is gone|has ended meanwhile"):
+            cluster.add_worker()
+        with pytest.raises(IndexError, match="there is no worker 0: 0 run"):
+            cluster.kill_worker()
+
+
+# What a killed cluster leaves.
+
+
+@pytest.fixture
+def temporary(tmp_path_factory, monkeypatch) -> Path:
+    """A temporary directory of the test's own, for this process and those that it starts."""
+    path = tmp_path_factory.mktemp("t")
+    monkeypatch.setenv("TMPDIR", str(path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    yield path
+    tempfile.tempdir = None
+
+
+def test_only_directories_that_nobody_has_any_more_are_removed(temporary):
+    used, held = directory.create()
+    left, let_go = directory.create()
+    (left / "sockets").mkdir()
+    os.close(let_go)
+    other = temporary / "sparrowmq-notes"  # somebody's own, which happens to be called so
+    other.mkdir()
+    (temporary / "sparrowmq-link").symlink_to(other)
+    assert stat.S_IMODE(used.stat().st_mode) == 0o700
+    inherited = os.dup(held)
+    os.close(held)
+    assert directory.sweep() == [left]
+    assert {path.name for path in temporary.iterdir()} == {used.name, other.name, "sparrowmq-link"}
+    os.close(inherited)
+    assert directory.sweep() == [used]
+
+
+def test_the_next_cluster_removes_what_a_killed_one_left(temporary):
+    code = "import sys; from sparrowmq.local import LocalCluster; LocalCluster(workers=1).start(); sys.stdin.read()"
+    environ = {**os.environ, "PYTHONPATH": ROOT}
+    with LocalCluster(workers=0) as other:
+        (kept,) = temporary.iterdir()
+        owner = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, env=environ)
+        until(lambda: len(family(owner.pid)) >= 5)
+        processes = family(owner.pid)
+        for process in processes[:2]:  # the owner and the launcher, at once: none of them can remove anything
+            process.send_signal(signal.SIGSTOP)
+        for process in processes[:2]:
+            process.kill()
+        owner.communicate()
+        until(lambda: gone(processes))
+        assert len(list(temporary.iterdir())) == 2
+        with LocalCluster(workers=0) as following:
+            assert kept in temporary.iterdir()
+            assert len(list(temporary.iterdir())) == 2
+            assert following.url != other.url
+    assert list(temporary.iterdir()) == []
 
 
 # The state file.
@@ -178,8 +278,13 @@ def test_a_stale_or_foreign_state_file_is_no_cluster(tmp_path):
     path.write_bytes(msgspec.json.encode(recycled))
     assert state.read(path) is None
     state.write(path, own)
+    assert state.sweep(path) is False
     path.write_text("{")
     assert state.read(path) is None
+    assert state.sweep(path) is True
+    assert state.sweep(path) is False
+    path.symlink_to(tmp_path / "nowhere")
+    state.write(path, own)
     assert [entry.name for entry in path.parent.iterdir()] == ["cluster.json"]
 
 
@@ -231,7 +336,7 @@ def test_commands_run_and_their_output_comes_in_order(detached, sparrowmq):
     assert result.returncode == 0, result.stderr
     *lines, last = result.stdout.splitlines()
     assert lines == ["0", "1", "2", "3", "4"]
-    for part in ("5/5", "response", "queueing p50", "probes", "no-ops", "cancels"):
+    for part in ("5/5", "response", "queueing p50", "probe", "no-op", "cancel"):
         assert part in last
     listed = json.loads(sparrowmq("job", "list", "-o", "json").stdout)
     assert [row for row in listed if row["name"] == "greet"][0]["succeeded"] == 5  # noqa: RUF015
@@ -268,7 +373,7 @@ def test_an_interrupted_run_ends_its_job(detached, environ, sparrowmq):
     process.send_signal(signal.SIGINT)
     assert process.wait(10) == 130
     assert process.stderr is not None
-    assert process.stderr.read().strip() == "error: interrupted"
+    assert process.stderr.read().splitlines()[-1].startswith("error: interrupted")
     until(lambda: all(row["state"] in ("done", "cancelled") for row in rows()))
 
 
@@ -286,3 +391,21 @@ def test_up_in_the_foreground_ends_at_ctrl_c(environ, tmp_path):
     assert '"event"' in logged
     until(lambda: gone(processes))
     assert not (tmp_path / "sparrowmq" / "cluster.json").exists()
+
+
+def test_down_after_the_launcher_was_killed_leaves_nothing(environ, sparrowmq, tmp_path, temporary):
+    own = {**environ, "XDG_STATE_HOME": str(tmp_path), "TMPDIR": str(temporary)}
+    command = [sys.executable, "-m", "sparrowmq.cli.main"]
+
+    def call(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *words], env=own, capture_output=True, text=True, timeout=60)
+
+    ready = json.loads(call("up", "--detach", "--workers", "1", "-o", "json").stdout)
+    processes = family(ready["pid"])
+    processes[0].kill()
+    until(lambda: gone(processes))
+    assert (tmp_path / "sparrowmq" / "cluster.json").exists()
+    assert len(list(temporary.iterdir())) == 1
+    assert call("down").stdout == "no local cluster runs\n"
+    assert not (tmp_path / "sparrowmq" / "cluster.json").exists()
+    assert list(temporary.iterdir()) == []

@@ -97,6 +97,30 @@ def test_records_are_written_read_and_withdrawn(settings):
     assert (registry.schedulers(), registry.workers()) == ({}, {})
 
 
+def test_refreshing_asks_redis_once_where_nothing_has_changed(settings):
+    registry, client = Registry(settings), connect(settings)
+    for name in "abc":
+        registry.publish(scheduler(name))
+    worker = WorkerRecord("worker-1", 3, "host", 9, 4, "0.1.0")
+    everyone = {name: scheduler(name) for name in "abc"}
+
+    def requests(known: str, record: WorkerRecord | None) -> int:
+        # Commands that arrive together are answered in one pass over the connection.
+        before = client.info("stats")["total_reads_processed"]
+        assert registry.refresh(record, known) == everyone
+        return int(client.info("stats")["total_reads_processed"]) - before - 1
+
+    assert requests("cab", None) == 1
+    assert requests("abc", worker) == 1
+    assert registry.workers() == {"worker-1": worker}
+    assert requests("", worker) == 2
+    assert requests("ax", None) == 2
+    client.delete("t:scheduler:b")
+    del everyone["b"]
+    assert requests("abc", None) == 2  # the id of the one that has expired goes, too
+    assert requests("abc", None) == 1
+
+
 def test_a_record_that_nobody_refreshes_expires_with_its_id(settings):
     registry = Registry(settings)
     registry.publish(scheduler())

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import zmq
 
@@ -18,8 +19,11 @@ from sparrowmq import limits
 from sparrowmq.errors import ConfigError
 from sparrowmq.protocol import codec
 from sparrowmq.protocol import messages as m
+from sparrowmq.transport import router
 from sparrowmq.transport.dealer import Dealer
 from tests.support.net import FAST, Net, encoded, hello, port_of
+
+MIB = 1024 * 1024
 
 
 @pytest.fixture(params=["tcp", "ipc"])
@@ -243,6 +247,93 @@ def test_a_chosen_routing_id_is_refused(net: Net) -> None:
     net.until(lambda: net.bad)
     assert "routing id" in str(net.bad[0][1])
     assert net.said == {}
+
+
+# Peers whose connection the router ends.
+
+
+def test_a_forgotten_peer_reads_why_and_then_its_connection_ends(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router, "_HANG_UP_AFTER_S", 0.1)
+    _, got, ends = introduced(net, "a")
+    _, other, others_ends = introduced(net, "b")
+    net.router.send(net.peer("a"), [m.Refused("busy", "later")])
+    net.router.forget(net.peer("a"))
+    net.until(lambda: ends)
+    assert got == [m.Refused("busy", "later")]
+    assert ends == ["connection lost"]
+    net.router.send(net.peer("b"), [m.Pong(1)])
+    net.until(lambda: other)
+    assert (net.lost, others_ends) == ([], [])
+
+
+def test_a_stranger_that_is_ignored_is_cut_off(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router, "_HANG_UP_AFTER_S", 0.0)
+    dealer, _, ends = net.dealer()
+    for n in range(3):
+        dealer.send([m.Ping(n)])
+    net.until(lambda: ends)
+    assert ends == ["connection lost"]
+    assert net.lost == []
+
+
+def test_who_takes_the_descriptor_of_a_forgotten_peer_is_left_alone(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router, "_HANG_UP_AFTER_S", 0.3)
+    first, _, _ = introduced(net, "a")
+    (descriptor,) = net.router._owners
+    net.router.forget(net.peer("a"))
+    first.close()
+    net.until(lambda: not net.router._owners)
+    followers = [introduced(net, str(number)) for number in range(8)]
+    assert descriptor in net.router._owners, "its number is taken again"
+    net.idle(0.5)
+    for number, (_, got, ends) in enumerate(followers):
+        net.router.send(net.peer(str(number)), [m.Pong(number)])
+        net.until(lambda got=got: got)
+        assert ends == []
+
+
+def test_a_peer_that_does_not_read_is_lost_before_much_is_kept_for_it(tmp_path: Path) -> None:
+    net = Net(f"ipc://{tmp_path}/s", msgspec.structs.replace(FAST, unheard_bytes_max=8 * MIB))
+    stopped = net.context.socket(zmq.DEALER)
+    net.raw.append(stopped)
+    stopped.set(zmq.LINGER, 0)
+    stopped.set(zmq.RCVHWM, 1)  # it stands for a process that does not run: nobody reads its socket
+    stopped.set(zmq.RECONNECT_IVL, -1)
+    stopped.connect(net.router.address)
+    stopped.send_multipart(encoded(hello("stopped")))
+    _, got, _ = introduced(net, "b")
+    net.until(lambda: net.knows("stopped"))
+    peer, sent = net.peer("stopped"), 0
+    while not net.lost and sent < 100:
+        net.router.send(peer, [m.NoOp(n, 1) for n in range(MIB // 16)] + [m.Refused("x", "y" * 4096)] * 250)
+        net.router.send(net.peer("b"), [m.Pong(sent)])
+        net.idle(0.0)
+        sent += 1
+    assert 4 < sent < 9
+    assert net.lost == [peer]
+    net.until(lambda: len(net.router._open) == 1)  # its connection is over, and with it what was kept
+    assert net.router.counters["unread"] == 1
+    net.until(lambda: len(got) == sent)
+    net.close()
+
+
+def test_a_peer_that_answers_may_be_sent_any_amount(tmp_path: Path) -> None:
+    net = Net(f"ipc://{tmp_path}/s", msgspec.structs.replace(FAST, unheard_bytes_max=MIB))
+    dealer, got, ends = introduced(net, "a")
+    for number in range(5):
+        net.router.send(net.peer("a"), [m.Refused("x", "y" * 4096)] * 200)
+        net.until(lambda number=number: len(got) == (number + 1) * 200)
+        dealer.send([m.Ping(number)])
+        net.until(lambda number=number: m.Ping(number) in net.said[net.peer("a")])
+    assert (net.lost, ends) == ([], [])
+    net.close()
+
+
+def introduced(net: Net, name: str) -> tuple[Dealer, list[m.AnyMessage], list[str]]:
+    dealer, got, ends = net.dealer()
+    dealer.send([hello(name)])
+    net.until(lambda: net.knows(name))
+    return dealer, got, ends
 
 
 def test_a_dealer_gives_up_on_a_server_that_talks_nonsense(net: Net) -> None:

@@ -6,21 +6,33 @@ imports nothing but click, so that help and mistakes cost no more than that.
 
 from __future__ import annotations
 
-import difflib
+import contextlib
 import importlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sparrowmq.errors import Unavailable
+from sparrowmq.errors import ConfigError, SparrowError, Unavailable, UsageError
 
 if TYPE_CHECKING:
     from sparrowmq.client.client import Client
     from sparrowmq.config import Config
+    from sparrowmq.protocol import messages as m
 
+OUTPUTS = ("table", "json", "jsonl", "quiet")
 START_HINT = "start a cluster with `sparrowmq up --detach`, or give --redis redis://host:6379/0"
+
+
+class Ended(SparrowError):
+    """A command that did what it could, and whose exit status is not 0. ``said``: people have been told already."""
+
+    def __init__(self, exit_code: int, code: str, message: str, *, hint: str = "", said: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.exit_code = exit_code
+        self.code = code
+        self.said = said
 
 
 class Globals:
@@ -35,7 +47,12 @@ class Globals:
     @property
     def json(self) -> bool:
         """Whether output is for machines."""
-        return self.output == "json"
+        return self.output in ("json", "jsonl")
+
+    @property
+    def quiet(self) -> bool:
+        """Whether output is ids and values only."""
+        return self.output == "quiet"
 
     def load(self, flags: Mapping[str, object] | None = None) -> Config:
         """Return the settings; ``flags`` are this command's own, by key."""
@@ -57,11 +74,39 @@ class Globals:
         return msgspec.structs.replace(loaded, store=msgspec.structs.replace(loaded.store, url=url))
 
     def client(self) -> Client:
-        """Return a connected client. Raises Unavailable within the configured time."""
+        """Return a connected client. Raises Unavailable within the configured time, at once if Redis refuses."""
+        from sparrowmq.cli import ask
         from sparrowmq.client.client import Client
 
         loaded = self.load_found()
-        return Client(loaded.store.url, settings=loaded.client, store=loaded.store)
+        with self._blame(loaded):
+            ask.schedulers(loaded.store)  # the client goes on trying for seconds; people want to know now
+            return Client(loaded.store.url, settings=loaded.client, store=loaded.store)
+
+    def ask(self, what: str, job: str = "", indices: Sequence[int] = ()) -> list[m.Status]:
+        """Return what every scheduler answers to a query (see `messages.Query`); at least one does."""
+        from sparrowmq.cli import ask
+
+        loaded = self.load_found()
+        with self._blame(loaded):
+            return ask.statuses(loaded.store, what, job, indices)
+
+    def check_store(self, loaded: Config) -> None:
+        """Raise UsageError or ConfigError for a Redis URL that redis-py does not take, before anything is started."""
+        from sparrowmq.store.connection import connect
+
+        with self._blame(loaded):
+            connect(loaded.store).close()
+
+    @contextlib.contextmanager
+    def _blame(self, loaded: Config) -> Iterator[None]:
+        """A URL that redis-py refuses is a usage error where it came from the command line."""
+        try:
+            yield
+        except ConfigError as error:
+            if loaded.sources["store.url"] != "flag":
+                raise
+            raise UsageError(f"--redis: {error}", hint=error.hint) from None
 
 
 pass_globals = click.make_pass_decorator(Globals, ensure=True)
@@ -75,7 +120,7 @@ def _remember(ctx: click.Context, parameter: click.Parameter, value: Any) -> Non
 def _global_options() -> list[click.Parameter]:
     shared: dict[str, Any] = {"expose_value": False, "callback": _remember, "is_eager": True, "default": None}
     return [
-        click.Option(["-o", "--output"], type=click.Choice(["table", "json"]), help="How to print results.", **shared),
+        click.Option(["-o", "--output"], type=click.Choice(OUTPUTS), help="How to print results.", **shared),
         click.Option(["-c", "--config"], metavar="FILE", help="TOML file with settings.", **shared),
         click.Option(["--redis"], metavar="URL", help="Redis where the cluster registers.", **shared),
         click.Option(["--insecure"], is_flag=True, help="Allow to bind beyond loopback without keys.", **shared),
@@ -132,5 +177,7 @@ class Group(click.Group):
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """Return " Did you mean 'x'?" or nothing."""
+    import difflib  # only a mistake pays for it
+
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" Did you mean '{nearest[0]}'?" if nearest else ""

@@ -9,26 +9,26 @@ import signal
 import sys
 import time
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from sparrowmq.cli import show
 from sparrowmq.cli.base import Command, Globals, pass_globals
+from sparrowmq.cli.values import Duration, Whole
 from sparrowmq.errors import Unavailable
 
 if TYPE_CHECKING:
     from sparrowmq.local import LocalCluster
-    from sparrowmq.protocol import messages as m
 
 DRAIN_S = 10.0
 WATCH_INTERVAL_S = 1.0
 
 
 @click.command(cls=Command)
-@click.option("--workers", type=click.IntRange(0, 1024), default=4, show_default=True, help="Number of workers.")
-@click.option("--slots", type=click.IntRange(0, 4096), default=1, show_default=True, help="Tasks at once a worker.")
-@click.option("--schedulers", type=click.IntRange(1, 1024), default=2, show_default=True, help="Number of schedulers.")
+@click.option("--workers", type=Whole(0, 1024), default=4, show_default=True, help="Number of workers.")
+@click.option("--slots", type=Whole(0, 4096), default=1, show_default=True, help="Tasks at once a worker.")
+@click.option("--schedulers", type=Whole(1, 1024), default=2, show_default=True, help="Number of schedulers.")
 @click.option("--detach", is_flag=True, help="Return when the cluster is ready; `sparrowmq down` ends it.")
 @pass_globals
 def up(options: Globals, workers: int, slots: int, schedulers: int, detach: bool) -> int:
@@ -79,20 +79,21 @@ def _say_ready(
 ) -> None:
     from sparrowmq.store.connection import describe
 
-    if options.json:
-        members = {
-            "schedulers": [member._asdict() for member in cluster.schedulers],
-            "workers": [member._asdict() for member in cluster.workers],
-        }
-        show.as_json({"url": describe(cluster.url), "pid": cluster.pid, "ready_s": round(took_s, 3), **members})
-        return
-    mark = show.tick()
-    store = "valkey (embedded)" if embedded else f"redis {describe(cluster.url)}"
-    each = f" x {slots} slots" if slots > 1 else ""
-    counts = f"{mark} {len(cluster.schedulers)} schedulers  {mark} {len(cluster.workers)} workers{each}"
-    click.echo(f"{mark} {store}  {counts}   {took_s:.2f} s")
-    stop = "sparrowmq down" if detach else f"Ctrl-C (running tasks get {DRAIN_S:g} s; again: at once)"
-    click.echo(f"stop: {stop}   try: sparrowmq run -n 200 -- sleep 0.1")
+    url = describe(cluster.url)
+    schedulers = [member._asdict() for member in cluster.schedulers]
+    workers = [member._asdict() for member in cluster.workers]
+
+    def people() -> None:
+        mark = show.tick()
+        store = "valkey (embedded)" if embedded else f"redis {url}"
+        each = f" x {slots} slots" if slots > 1 else ""
+        counts = f"{mark} {show.count(len(schedulers), 'scheduler')}  {mark} {show.count(len(workers), 'worker')}{each}"
+        click.echo(f"{mark} {store}  {counts}   {took_s:.2f} s")
+        stop = "sparrowmq down" if detach else f"Ctrl-C (running tasks get {DRAIN_S:g} s; again: at once)"
+        click.echo(f"stop: {stop}   try: sparrowmq run -n 200 -- sleep 0.1")
+
+    result = {"url": url, "pid": cluster.pid, "ready_s": round(took_s, 3)}
+    show.emit(options, result | {"schedulers": schedulers, "workers": workers}, people, quiet=lambda row: row["url"])
     sys.stdout.flush()
 
 
@@ -118,57 +119,56 @@ def down(options: Globals, force: bool) -> int:
 
     found = local.detached()
     clean = found is None or local.take_down(found, timeout_s=DRAIN_S + 5.0, force=force)
-    if options.json:
-        show.as_json({"was_running": found is not None, "clean": clean})
-    elif found is None:
-        click.echo("no local cluster runs")
-    else:
-        click.echo("stopped" if clean else "it did not stop in time and was killed")
+    said = "no local cluster runs"
+    if found is not None:
+        said = "stopped" if clean else "it did not stop in time and was killed"
+    result = {"was_running": found is not None, "clean": clean}
+    if not options.quiet:
+        show.emit(options, result, lambda: click.echo(said))
     return 0
 
 
 @click.command(cls=Command)
-@click.option("--watch", is_flag=True, help="Show it again every second, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Show it again and again, until Ctrl-C.")
+@click.option("--interval", "interval_s", type=Duration(least_s=0.1), default=WATCH_INTERVAL_S, show_default="1s",
+              help="How often.")  # fmt: skip
 @pass_globals
-def status(options: Globals, watch: bool) -> int:
+def status(options: Globals, watch: bool, interval_s: float) -> int:
     """Show schedulers and workers, with what each has to do."""
-    with options.client() as client:
+    if not watch:
+        _show_status(options)
+        return 0
+    try:
         while True:
-            answers = client.query("summary")
-            if not answers:
-                raise Unavailable("no scheduler answered in time")
-            if watch and not options.json:
-                click.clear()
-            _show_status(options, answers)
-            if not watch:
-                return 0
+            _show_status(options, clear=sys.stdout.isatty() and options.output == "table")
             sys.stdout.flush()
-            time.sleep(WATCH_INTERVAL_S)
+            time.sleep(interval_s)
+    except KeyboardInterrupt:  # the way to end it
+        return 0
 
 
-def _show_status(options: Globals, answers: list[m.Status]) -> None:
+def _show_status(options: Globals, clear: bool = False) -> None:
     from sparrowmq.cli import merge
+    from sparrowmq.cli.role import print_workers
 
-    workers = merge.workers(answers)
-    schedulers: list[dict[str, Any]] = [
-        {"id": answer.scheduler, **answer.counters} for answer in sorted(answers, key=lambda answer: answer.scheduler)
-    ]
-    if options.json:
-        show.as_json({"schedulers": schedulers, "workers": workers})
-        return
-    columns = {
-        "workers": "workers_now", "clients": "clients_now", "jobs": "jobs_now", "unplaced": "unplaced_now",
-        "launched": "launched_now",
-    }  # fmt: skip
-    rows = [{"scheduler": row["id"]} | {name: row.get(key, 0) for name, key in columns.items()} for row in schedulers]
-    click.echo(show.table(rows, ["scheduler", *columns]))
-    click.echo()
-    click.echo(show_workers(workers))
+    answers = options.ask("summary")
+    schedulers, workers = merge.schedulers(answers), merge.workers(answers)
+    if clear:
+        click.clear()
 
+    def people() -> None:
+        columns = {
+            "workers": "workers_now", "clients": "clients_now", "jobs": "jobs_now", "unplaced": "unplaced_now",
+            "launched": "launched_now",
+        }  # fmt: skip
+        rows = [row | {"scheduler": row["id"]} | {name: row.get(key, 0) for name, key in columns.items()}
+                for row in schedulers]  # fmt: skip
+        show.print_table(rows, ["scheduler", "host", "pid", *columns])
+        click.echo()
+        print_workers(workers)
 
-def show_workers(workers: list[dict[str, Any]]) -> str:
-    """Return the table of workers, or a sentence where there are none."""
-    if not workers:
-        return "no workers"
-    columns = ["worker", "host", "pid", "slots", "state", "reservations", "launched", "done", "rtt_ms"]
-    return show.table([{"worker": row["id"], **row} for row in workers], columns)
+    if options.quiet:
+        for row in (*schedulers, *workers):
+            click.echo(row["id"])
+    else:
+        show.emit(options, {"schedulers": schedulers, "workers": workers}, people)

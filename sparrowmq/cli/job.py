@@ -1,95 +1,252 @@
-"""job list, job show: what the schedulers know about jobs, unfinished and recent ones.
+"""job list, show, wait, cancel, logs: what the schedulers know about jobs, unfinished and recent ones.
 
-Owns: these commands and the summary line of a job. Must not know: how answers are got.
+Owns: these commands and their exit statuses. Must not know: how a selector or a sentence is made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sparrowmq.cli import show
-from sparrowmq.cli.base import Globals, Group, pass_globals
-from sparrowmq.errors import UsageError
+from sparrowmq.cli.base import Ended, Globals, Group, pass_globals
+from sparrowmq.cli.completion import JobSelector, TaskSelector
+from sparrowmq.cli.values import Duration
+from sparrowmq.errors import Unavailable
+
+if TYPE_CHECKING:
+    from sparrowmq.client.client import Client
+
+FAILED = 1
+TIMED_OUT = 124
+GRACE_S = 1.0
+POLL_S_MIN = 0.02
+POLL_S_MAX = 0.5
+VANISHED_AFTER_S = 2.0  # no scheduler has known the job for so long
+ENDING_S = 10.0  # how long `cancel` waits beyond the grace for the job's end
+NAME_CHARS_SHOWN = 24
+
+Row = dict[str, Any]
 
 
 @click.group(cls=Group)
 def job() -> None:
-    """List jobs, show one."""
+    """List, show, wait for, cancel jobs; print their output.
+
+    JOB is an id or its beginning, `last`, `all`, `running`, or a number: 1 is the newest job, 1-3 the three newest.
+    Several are joined by commas.
+    """
 
 
-def _rows(options: Globals) -> list[dict[str, Any]]:
+def rows(options: Globals) -> list[Row]:
+    """Return the jobs that the schedulers know, oldest first."""
     from sparrowmq.cli import merge
 
-    with options.client() as client:
-        return merge.jobs(client.query("jobs"))
+    return merge.jobs(options.ask("jobs"))
+
+
+def chosen(options: Globals, selector: str) -> list[Row]:
+    """Return the jobs that ``selector`` means. Raises UsageError where it means none."""
+    from sparrowmq.cli import selection
+
+    return selection.jobs(rows(options), selector)
+
+
+def tasks_of(options: Globals, what: str, row: Row, indices: Sequence[int] = ()) -> list[Row]:
+    """Return rows of the job's tasks: its first "failures", or the "tasks" of these ``indices``, as far as known."""
+    from sparrowmq import limits
+    from sparrowmq.cli import words
+    from sparrowmq.client import ledger
+
+    found: list[Row] = []
+    for start in range(0, max(1, len(indices)), limits.TASK_ROWS_MAX):
+        answers = options.ask(what, row["id"], indices[start : start + limits.TASK_ROWS_MAX])
+        found += [words.task_row(task) for task in ledger.tasks(answers, row["id"])]
+    return found
 
 
 @job.command("list")
+@click.argument("selector", metavar="[JOB]", default="all", type=JobSelector())
 @pass_globals
-def list_jobs(options: Globals) -> int:
-    """List unfinished and recent jobs, oldest first."""
-    rows = _rows(options)
-    if options.json:
-        show.as_json(rows)
-    elif not rows:
-        click.echo("no jobs")
-    else:
+def list_jobs(options: Globals, selector: str) -> int:
+    """List unfinished and recent jobs, oldest first; # is the number that selects one."""
+    known = rows(options)
+    from sparrowmq.cli import selection
+
+    numbers = {row["id"]: len(known) - position for position, row in enumerate(known)}
+    found = selection.jobs(known, selector)
+
+    def people() -> None:
+        if not found:
+            click.echo("no jobs")
+            return
         shown = [
             row
             | {
+                "#": numbers[row["id"]],
                 "job": row["id"],
-                "name": row["name"][:30],
+                "name": show.one_line(row["name"], NAME_CHARS_SHOWN),
                 "submitted": show.ago(row["submitted_unix_s"]) + " ago",
-                "response": show.milliseconds(row["response_s"] * 1e3) if row["response_s"] else "",
+                "response": show.seconds(row["response_s"]) if row["response_s"] else "",
             }
-            for row in rows
+            for row in found
         ]
-        columns = ["job", "name", "policy", "state", "tasks", "succeeded", "failed", "submitted", "response"]
-        click.echo(show.table(shown, columns))
+        columns = ["#", "job", "name", "state", "tasks", "succeeded", "failed", "timed_out", "cancelled", "lost"]
+        show.print_table(shown, [*columns, "running", "waiting", "retries", "submitted", "response"])
+
+    show.emit(options, found, people)
     return 0
 
 
 @job.command("show")
-@click.argument("identity", metavar="JOB")
+@click.argument("selector", metavar="JOB", type=JobSelector())
 @pass_globals
-def show_job(options: Globals, identity: str) -> int:
-    """Show one job: its id, the beginning of its id, or "last"."""
-    rows = _rows(options)
-    found = rows[-1:] if identity == "last" else [row for row in rows if row["id"].startswith(identity)]
-    if not found:
-        raise UsageError(f"no scheduler knows a job {identity}", hint="`sparrowmq job list` lists them")
-    if len(found) > 1:
-        some = ", ".join(row["id"] for row in found[:5])
-        raise UsageError(f"{len(found)} jobs begin with {identity}: {some}", hint="give more of the id")
-    if options.json:
-        show.as_json(found[0])
-        return 0
-    click.echo(summary(found[0]))
-    width = max(map(len, found[0]))
-    for name, value in found[0].items():
-        click.echo(f"  {name.replace('_', ' '):{width}}  {value:.3f}" if isinstance(value, float) else
-                   f"  {name.replace('_', ' '):{width}}  {value}")  # fmt: skip
+def show_job(options: Globals, selector: str) -> int:
+    """Show a job: its ledger, its times, and the first tasks that failed, with the reasons.
+
+    -o json has everything that is known; it is a list where JOB may mean several.
+    """
+    from sparrowmq.cli import merge, selection, words
+
+    found = chosen(options, selector)
+    details: list[Row] = []
+    for row in found:
+        failures: list[Row] = []
+        if any(row[name] for name in merge.UNSUCCESSFUL):
+            failures = tasks_of(options, "failures", row)
+        details.append(row | {"failures": failures})
+
+    def people() -> None:
+        for position, row in enumerate(details):
+            click.echo(("\n" if position else "") + "\n".join(words.job(row, row["failures"])))
+        if not details:
+            click.echo("no jobs")
+
+    show.emit(options, details if selection.is_plural(selector) else details[0], people)
     return 0
 
 
-def summary(row: dict[str, Any]) -> str:
-    """Return a job's ledger in one line."""
-    over = row["response_s"] > 0
-    parts = [
-        f"job {row['id']}",
-        f"{row['succeeded']:,}/{row['tasks']:,} {show.tick(row['succeeded'] == row['tasks'])}",
-        *(f"{row[name]:,} {name.replace('_', ' ')}" for name in _ends(row)),
-        f"response {show.milliseconds(row['response_s'] * 1e3)}" if over else str(row["state"]),
-        f"queueing p50 {show.milliseconds(row['queueing_p50_ms'])} p99 {show.milliseconds(row['queueing_p99_ms'])}",
-        f"probes {row['probes']:,}  no-ops {row['no_ops']:,}  cancels {row['cancels']:,}",
-    ]
-    if row["relaunches"]:
-        parts.append(f"relaunches {row['relaunches']:,}")
-    return "  ".join(parts)
+@job.command("wait")
+@click.argument("selector", metavar="JOB", default="last", type=JobSelector())
+@click.option("--timeout", "timeout_s", type=Duration(most_s=30 * 86_400.0), help="Give up after so long (exit 124).")
+@pass_globals
+def wait_for_job(options: Globals, selector: str, timeout_s: float | None) -> int:
+    """Wait until a job is over. Exit status: 0 if all tasks succeeded, 1 if not, 124 if time ran out.
+
+    Ctrl-C ends the waiting only; the job goes on.
+    """
+    try:
+        from sparrowmq.cli import merge, selection, words
+
+        found, over = wait_until_over(options, chosen(options, selector), timeout_s)
+    except KeyboardInterrupt:
+        raise Ended(130, "interrupted", "interrupted; the job goes on", hint="`sparrowmq job cancel` ends it") from None
+
+    def people() -> None:
+        for row in found:
+            click.echo(words.summary(row))
+
+    show.emit(options, found if selection.is_plural(selector) else found[0], people)
+    if not over:
+        left = sum(not merge.is_over(row) for row in found)
+        raise Ended(
+            TIMED_OUT, "timed_out", f"{show.count(left, 'job')} not over after {show.seconds(timeout_s or 0.0)}"
+        )
+    bad = sum(map(merge.unsuccessful, found))
+    if bad:
+        total = sum(row["tasks"] for row in found)
+        raise Ended(
+            FAILED, "task_failed", f"{bad:,} of {show.count(total, 'task')} did not succeed",
+            hint="`sparrowmq job show` tells why",
+        )  # fmt: skip
+    return 0
 
 
-def _ends(row: dict[str, Any]) -> Sequence[str]:
-    return [name for name in ("failed", "timed_out", "cancelled", "lost") if row[name]]
+def wait_until_over(options: Globals, found: Sequence[Row], timeout_s: float | None) -> tuple[list[Row], bool]:
+    """Ask until all of these jobs are over or time is; return their rows and which of both it was.
+
+    Raises Unavailable when one is not known any more: its scheduler has ended, and its client has not moved it.
+    """
+    from sparrowmq.cli import ask, merge
+
+    begin = time.monotonic()
+    latest = {row["id"]: row for row in found}
+    seen = dict.fromkeys(latest, begin)
+    store, pause_s = options.load_found().store, POLL_S_MIN
+    while not all(map(merge.is_over, latest.values())):
+        now = time.monotonic()
+        if timeout_s is not None and now - begin >= timeout_s:
+            return list(latest.values()), False
+        left_s = POLL_S_MAX if timeout_s is None else timeout_s - (now - begin)
+        time.sleep(max(0.0, min(pause_s, left_s)))
+        pause_s = min(POLL_S_MAX, pause_s * 1.3)
+        for row in merge.jobs(ask.statuses(store, "jobs" if len(latest) > 1 else "job", next(iter(latest)))):
+            if row["id"] in latest:
+                latest[row["id"]], seen[row["id"]] = row, now
+        gone = [name for name, row in latest.items() if now - seen[name] > VANISHED_AFTER_S and not merge.is_over(row)]
+        if gone:
+            raise Unavailable(
+                f"no scheduler knows job {gone[0]} any more", hint="its scheduler has ended: see `sparrowmq status`"
+            )
+    return list(latest.values()), True
+
+
+@job.command("cancel")
+@click.argument("selector", metavar="JOB", type=JobSelector())
+@click.option(
+    "--grace", "grace_s", type=Duration(), default=GRACE_S, show_default="1s",
+    help="Running tasks are interrupted and have so long; then they are killed.",
+)  # fmt: skip
+@pass_globals
+def cancel_job(options: Globals, selector: str, grace_s: float) -> int:
+    """End a job: what waits does not start, what runs is interrupted and, after the grace, killed.
+
+    Tells how many tasks were dequeued (never started), interrupted, killed, or had ended before (too late).
+    """
+    from sparrowmq.cli import cancelling, selection
+
+    found = chosen(options, selector)
+    verdicts: list[Row] = []
+    if found:
+        with options.client() as client:
+            verdicts = [cancelling.cancel(options, client, row, grace_s) for row in found]
+
+    def people() -> None:
+        for verdict in verdicts:
+            click.echo(cancelling.sentence(verdict))
+        if not verdicts:
+            click.echo("no jobs")
+
+    show.emit(options, verdicts if selection.is_plural(selector) else verdicts[0], people)
+    return 0
+
+
+@job.command("logs")
+@click.argument("selector", metavar="JOB", default="last", type=JobSelector())
+@click.option("--follow", is_flag=True, help="Go on until the job is over.")
+@click.option("--task", "tasks", metavar="TASKS", type=TaskSelector(), help="Only these: 7, or 0-9,12.")
+@click.option("--stream", type=click.Choice(["stdout", "stderr"]), help="Only this one.")
+@pass_globals
+def job_logs(options: Globals, selector: str, follow: bool, tasks: str | None, stream: str | None) -> int:
+    """Print what a job's tasks have printed, as far as it is kept (1 MiB a job, the latest).
+
+    What came from standard error goes there. Lines are marked with their task where the job has several.
+    """
+    from sparrowmq.cli import output, selection
+
+    found = chosen(options, selector)
+    several = len(found) > 1
+    with options.client() as client:
+        for row in found:
+            wanted = set(selection.tasks(tasks, row["tasks"])) if tasks is not None else None
+            chunks = _following(client, row["id"], follow)
+            mark = f"{row['id']} " if several else ""
+            output.write(options, chunks, tasks=wanted, stream=stream, mark=mark, marked=several or row["tasks"] > 1)
+    return 0
+
+
+def _following(client: Client, job_id: str, follow: bool) -> Iterable[Any]:
+    return client.job(job_id).logs(follow=follow)

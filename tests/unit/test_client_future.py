@@ -9,12 +9,13 @@ import pickle
 import sys
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
 
 from sparrowmq.client.future import Batch, Future, cancel
+from sparrowmq.client.link import Question, Sink, Told
 from sparrowmq.client.waiting import as_completed
 from sparrowmq.errors import RemoteError, UsageError
 from sparrowmq.payload import failure, python
@@ -27,6 +28,9 @@ class FakeLink:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.recalled: list[tuple[str, list[int]]] = []
+        self.killed: list[tuple[str, list[int], float]] = []
+        self.asked: list[Question] = []
+        self.told: list[Told] = []
         self.queued: set[int] = set()
         self.answers = True
         self.answer_timeout_s = 0.01
@@ -35,22 +39,38 @@ class FakeLink:
         if self.pid != os.getpid():
             raise UsageError("a fork")
 
-    def start_recall(self, batch: Batch, indices: Sequence[int]) -> concurrent.futures.Future[None]:
-        self.recalled.append((batch.id, list(indices)))
+    def start_recall(self, sink: Sink, indices: Sequence[int]) -> concurrent.futures.Future[None]:
+        self.recalled.append((sink.id, list(indices)))
         cancelled = [index for index in indices if index in self.queued]
-        batch.settle(cancelled, bytes([m.CANCELLED]) * len(cancelled), [b""] * len(cancelled))
+        sink.settle(cancelled, bytes([m.CANCELLED]) * len(cancelled), [b""] * len(cancelled))
         reply: concurrent.futures.Future[None] = concurrent.futures.Future()
         if self.answers:
             reply.set_result(None)
         return reply
 
-    def kill(self, job: str, indices: Sequence[int]) -> None:
-        raise AssertionError("nothing here kills")
+    def kill(self, job: str, indices: Sequence[int], grace_s: float = 0.0) -> None:
+        self.killed.append((job, list(indices), grace_s))
+
+    def new_id(self) -> str:
+        raise AssertionError("nothing here submits")
+
+    def submit(self, jobs: Sequence[tuple[m.Submit, Sink]], *, flight: bool = False) -> None:
+        raise AssertionError("nothing here submits")
+
+    def inquire(
+        self,
+        question: Question,
+        timeout_s: float,
+        *,
+        addresses: Iterable[str] | None = None,
+        first: Sequence[m.AnyMessage] = (),
+    ) -> list[Told]:
+        self.asked.append(question)
+        return self.told
 
 
 def make(tasks: int, kind: int = m.PYTHON, link: FakeLink | None = None) -> tuple[Batch, list[Future[object]]]:
     batch = Batch("job", kind, tasks, link or FakeLink())
-    batch.futures = [Future(batch, index) for index in range(tasks)]
     return batch, list(batch.futures)
 
 

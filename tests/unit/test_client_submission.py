@@ -20,6 +20,10 @@ from sparrowmq.protocol import messages as m
 SPEC = options.make_spec()
 
 
+def call(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[m.JobSpec, bytes, bytes]:
+    return submission.Calls(SPEC).call(fn, args, kwargs)
+
+
 def takes_name(name: str) -> str:
     return name
 
@@ -41,15 +45,15 @@ def test_a_partial_is_named_after_its_function() -> None:
 
 
 def test_a_text_becomes_a_call_with_plain_data() -> None:
-    work = submission.call(SPEC, "math:pow", (2, 3), {})
-    assert (work.spec.kind, work.spec.name, work.function, work.spec.python) == (m.CALL, "math:pow", b"math:pow", "")
-    assert msgpack.unpackb(work.payloads[0]) == [[2, 3], {}]
+    spec, function, payload = call("math:pow", (2, 3), {})
+    assert (spec.kind, spec.name, function, spec.python) == (m.CALL, "math:pow", b"math:pow", "")
+    assert msgpack.unpackb(payload) == [[2, 3], {}]
 
 
 @pytest.mark.parametrize("text", ["math", "math:", ":pow", "a b:c", "math:pow:x", "math:1x", "x" * 300 + ":y"])
 def test_a_text_that_names_no_function_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="names no function"):
-        submission.call(SPEC, text, (), {})
+        call(text, (), {})
 
 
 def test_what_cannot_be_pickled_is_named_with_its_task() -> None:
@@ -59,9 +63,9 @@ def test_what_cannot_be_pickled_is_named_with_its_task() -> None:
 
 def test_what_is_not_plain_is_named() -> None:
     with pytest.raises(NotSerializable, match=r"args\[1\]\[0\] is a set"):
-        submission.call(SPEC, "math:pow", (1, [set()]), {})
+        call("math:pow", (1, [set()]), {})
     with pytest.raises(NotSerializable, match=r"kwargs\['x'\] is a complex"):
-        submission.call(SPEC, "math:pow", (), {"x": 1j})
+        call("math:pow", (), {"x": 1j})
 
 
 def test_what_cannot_be_called_is_refused() -> None:
@@ -71,10 +75,10 @@ def test_what_cannot_be_called_is_refused() -> None:
 
 def test_an_option_among_the_functions_arguments_is_explained() -> None:
     with pytest.raises(UsageError, match="takes no argument 'policy'") as caught:
-        submission.call(SPEC, takes_name, ("x",), {"policy": "batch"})
+        call(takes_name, ("x",), {"policy": "batch"})
     assert "client.options(policy=" in caught.value.hint
-    submission.call(SPEC, takes_name, (), {"name": "x"})
-    submission.call(SPEC, takes_anything, (), {"policy": "x"})
+    call(takes_name, (), {"name": "x"})
+    call(takes_anything, (), {"policy": "x"})
 
 
 def test_one_command_many_times_shares_its_payload() -> None:
@@ -173,7 +177,7 @@ def test_options_are_checked_and_kept() -> None:
         {"max_attempts": 0},
         {"max_attempts": 1.5},
         {"max_attempts": 101},
-        {"retries": 3},
+        {"retries": -1},
     ],
 )
 def test_options_out_of_range_are_refused_by_name(given: dict[str, Any]) -> None:

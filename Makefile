@@ -5,7 +5,7 @@
 #   make test-docker            the tests that need a Docker engine
 #   make lint                   ruff, mypy --strict, the import contracts
 #   make format                 let ruff rewrite the files
-#   make bench                  the benchmarks whose figures stand in docs/performance.md
+#   make bench                  the benchmarks whose figures stand in docs/performance.md, about 15 minutes
 #   make venv PYTHON=python3.12 the environment alone, from another Python
 
 VENV := .venv
@@ -53,8 +53,18 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/sparrowmq -o json bench throughput
+	$(BIN)/sparrowmq -o json bench throughput --workers 10
+	$(BIN)/sparrowmq -o json bench throughput --tasks 100000
+	$(BIN)/sparrowmq -o json bench throughput --tasks 1000000
+	$(BIN)/sparrowmq -o json bench throughput --tasks 1000000 --call imap
+	$(BIN)/sparrowmq -o json bench submit
 	$(BIN)/sparrowmq -o json bench latency
+	$(BIN)/sparrowmq -o json bench payload
+	$(BIN)/sparrowmq -o json bench commands
+	$(BIN)/sparrowmq -o json bench footprint
+	$(BIN)/sparrowmq -o json bench memory
 	$(BIN)/sparrowmq -o json bench sleep BATCH+LATE_BINDING 1000 10 0.1
+	$(BIN)/sparrowmq -o json bench compare
 
 clean:
 	rm -rf $(VENV) build dist sparrowmq.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from sparrowmq.bench import figures, floor, target
+from sparrowmq.bench import figures, floor, report, target
 from sparrowmq.bench.tasks import echo
 from sparrowmq.client.client import Client
 
@@ -39,7 +39,7 @@ def run(*, trips: int = 1000, workers: int = 1, runs: int = 5, url: str = "") ->
     def over_runs(which: int, share: float) -> float:
         return figures.ms(figures.median([figures.percentile(pair[which], share) for pair in measured]))
 
-    return {
+    result = {
         "trips": trips,
         "workers": cluster.workers,
         "p50_ms": over_runs(0, 0.5),
@@ -49,6 +49,7 @@ def run(*, trips: int = 1000, workers: int = 1, runs: int = 5, url: str = "") ->
         "runs": [figures.ms(figures.median(tasks_s)) for tasks_s, _ in measured],
         "floor_runs": [figures.ms(figures.median(bare_s)) for _, bare_s in measured],
     }
+    return report.result("latency", result, cluster)
 
 
 def _trips(trip: Callable[[int], None], count: int) -> list[float]:

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from sparrowmq import placement
-from sparrowmq.bench import figures, ideal, target
+from sparrowmq.bench import figures, ideal, report, target
 from sparrowmq.bench import trace as traces
 from sparrowmq.bench.tasks import nap
 from sparrowmq.bench.trace import Arrival
@@ -66,7 +66,7 @@ def run(
     with target.opened(url, workers=workers, schedulers=schedulers) as cluster, target.clients(cluster) as clients:
         warm_up(clients, cluster.slots)
         played = play(clients, policy, draw(slots=cluster.slots), cluster.slots)
-    return {
+    result = {
         "policy": policy,
         "jobs": jobs,
         "tasks": tasks,
@@ -80,6 +80,7 @@ def run(
         "schedulers": len(clients),
         **summary(played),
     }
+    return report.result("sleep", result, cluster)
 
 
 def summary(played: Played) -> dict[str, float]:

@@ -1,27 +1,40 @@
 """What is measured: a cluster that lives as long as the measurement, or one that runs already.
 
-Owns: bringing one up, finding out its size, connecting to it. Must not know: what is measured.
+Owns: bringing one up, finding out its size and its processes, connecting to it. Must not know: what is measured.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import os
+import socket
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from sparrowmq.client.client import Client
-from sparrowmq.errors import Unavailable
+from sparrowmq.errors import Unavailable, UsageError
 from sparrowmq.local import LocalCluster
+from sparrowmq.protocol import messages as m
 
 _NOTHING_HEARD_S: Final = 60.0
 
 
 class Target(NamedTuple):
-    """A cluster as its Redis URL, and how large it is; ``slots`` counts those of all workers."""
+    """A cluster as its Redis URL, and how large it is; ``slots`` counts those of all workers.
+
+    The pids are those of its processes on this machine, without their children: none where it runs elsewhere.
+    ``launcher_pid`` is that of an own cluster, all of whose processes descend from it.
+    """
 
     url: str
     workers: int
     slots: int
+    schedulers: int = 1
+    own: bool = True
+    scheduler_pids: tuple[int, ...] = ()
+    worker_pids: tuple[int, ...] = ()
+    store_pid: int = 0
+    launcher_pid: int = 0
 
 
 @contextlib.contextmanager
@@ -34,15 +47,55 @@ def opened(url: str = "", *, workers: int, slots: int = 1, schedulers: int = 1) 
         yield _look(url)
     else:
         with LocalCluster(workers=workers, slots=slots, schedulers=schedulers) as cluster:
-            yield Target(cluster.url, workers, workers * slots)
+            yield Target(
+                cluster.url,
+                workers,
+                workers * slots,
+                schedulers,
+                scheduler_pids=tuple(member.pid for member in cluster.schedulers),
+                worker_pids=tuple(member.pid for member in cluster.workers),
+                store_pid=cluster.store_pid,
+                launcher_pid=cluster.pid,
+            )
 
 
 def _look(url: str) -> Target:
     with Client(url) as client:
-        slots = {worker.id: worker.slots for status in client.query("workers") for worker in status.workers}
-    if not slots:
+        answers = client.query("workers")
+    workers = {worker.id: worker for answer in answers for worker in answer.workers}
+    if not workers:
         raise Unavailable("the cluster has no worker to measure with", hint="start one with `sparrowmq worker start`")
-    return Target(url, len(slots), sum(slots.values()))
+    return Target(
+        url,
+        len(workers),
+        sum(worker.slots for worker in workers.values()),
+        len(answers),
+        own=False,
+        scheduler_pids=_pids_here(answers),
+        worker_pids=_pids_here(list(workers.values())),
+    )
+
+
+def _pids_here(rows: Sequence[m.Status] | Sequence[m.WorkerStatus]) -> tuple[int, ...]:
+    """Return the pids of ``rows`` if all of them are on this machine and this user's, else none."""
+    here = socket.gethostname()
+    return tuple(row.pid for row in rows) if all(row.host == here and _is_ours(row.pid) for row in rows) else ()
+
+
+def _is_ours(pid: int) -> bool:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid == os.geteuid()
+    except FileNotFoundError:
+        return False
+
+
+def need_pids(cluster: Target) -> None:
+    """Raise UsageError where the cluster's processes cannot be looked at."""
+    if not (cluster.scheduler_pids and cluster.worker_pids):
+        raise UsageError(
+            "this measurement looks at the cluster's processes, and not all of them run here, as this user",
+            hint="leave out --redis to measure a cluster of its own",
+        )
 
 
 @contextlib.contextmanager

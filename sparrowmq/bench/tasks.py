@@ -5,11 +5,15 @@ Owns: the functions. Must not know: who measures what with them.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import os
 import re
 import time
+from typing import Any, Final
 
 _WORD = re.compile(rb"\w+")
+_NUMBER_BYTES: Final = 8
 
 
 def echo(number: int) -> int:
@@ -23,6 +27,28 @@ def nap(duration_s: float) -> tuple[float, float]:
     began_s = time.monotonic()
     time.sleep(duration_s)
     return began_unix_s, time.monotonic() - began_s
+
+
+def block(number: int, size_bytes: int) -> bytes:
+    """Return ``size_bytes`` (at least 8) that begin with ``number`` and go on at random: nothing to compress."""
+    return number.to_bytes(_NUMBER_BYTES) + _noise(size_bytes - _NUMBER_BYTES)
+
+
+def array_block(number: int, size_bytes: int) -> Any:
+    """Return `block` as a numpy array of bytes."""
+    import numpy
+
+    return numpy.frombuffer(block(number, size_bytes), dtype=numpy.uint8)
+
+
+def label(data: Any) -> tuple[int, int]:
+    """Return the number and the size in bytes of a `block`, bytes or array."""
+    return int.from_bytes(bytes(data[:_NUMBER_BYTES])), len(data)
+
+
+@functools.lru_cache(maxsize=1)
+def _noise(size_bytes: int) -> bytes:
+    return os.urandom(size_bytes)
 
 
 def count_words(path: str) -> tuple[int, int, str]:

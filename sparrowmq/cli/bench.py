@@ -1,23 +1,34 @@
 """bench: the measurements of docs/performance.md as commands.
 
-Owns: their options. Must not know: how anything is measured (bench/).
+Owns: their options, and how results look. Must not know: how anything is measured (bench/).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
 
 import click
 
 from sparrowmq.cli import show
 from sparrowmq.cli.base import Globals, Group, pass_globals
 
-_COUNT = click.IntRange(1, 10_000_000)
+_COUNT: Final = click.IntRange(1, 10_000_000)
+_WORKERS: Final = click.IntRange(1, 1024)
+# In the order of `compare.NAMES`, which is not imported for a help text; a test keeps them equal.
+_SYSTEMS: Final = ("sparrowmq", "dask", "ray", "celery", "process-pool")
+
+_workers = click.option("--workers", type=_WORKERS, default=2, show_default=True)
+_slots = click.option("--slots", type=click.IntRange(1, 4096), default=1, show_default=True, help="Slots a worker.")
+_runs = click.option(
+    "--runs", type=click.IntRange(1, 1000), default=5, show_default=True, help="The median is reported."
+)
 
 
 @click.group(cls=Group)
 def bench() -> None:
-    """Measure throughput, latency, placement.
+    """Measure throughput, latency, placement, memory; compare with other systems.
 
     Each starts a cluster of its own, or uses the one that --redis names.
     """
@@ -34,34 +45,123 @@ def _print(options: Globals, result: dict[str, Any]) -> int:
         return 0
     width = max(map(len, result))
     for name, value in result.items():
-        items = value if isinstance(value, list) else [value]
-        click.echo(f"{name.replace('_', ' '):{width}}  {'  '.join(map(show.cell, items))}")
+        click.echo(f"{name.replace('_', ' '):{width}}  {_text(value)}")
     return 0
 
 
+def _text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name.replace('_', ' ')} {_text(item)}" for name, item in value.items())
+    if isinstance(value, list):
+        return "  ".join(map(_text, value))
+    return "-" if value is None else show.cell(value)
+
+
 @bench.command()
-@click.option("--tasks", type=_COUNT, default=10_000, show_default=True, help="No-ops of one map.")
-@click.option("--workers", type=click.IntRange(1, 1024), default=2, show_default=True)
-@click.option("--slots", type=click.IntRange(1, 4096), default=1, show_default=True, help="Slots a worker.")
-@click.option("--runs", type=click.IntRange(1, 1000), default=5, show_default=True, help="The median is reported.")
+@click.option("--tasks", type=_COUNT, default=10_000, show_default=True, help="No-ops of one call.")
+@click.option(
+    "--call",
+    type=click.Choice(["map", "imap"]),
+    default="map",
+    show_default=True,
+    help="imap streams: its memory does not grow with the tasks.",
+)
+@_workers
+@_slots
+@_runs
 @pass_globals
-def throughput(options: Globals, tasks: int, workers: int, slots: int, runs: int) -> int:
-    """No-ops a second, from submitting to the last result."""
+def throughput(options: Globals, /, **given: Any) -> int:
+    """No-ops a second by one call, from submitting to the last result, and the memory it takes."""
     from sparrowmq.bench import throughput as measured
 
-    return _print(options, measured.run(tasks=tasks, workers=workers, slots=slots, runs=runs, url=_target(options)))
+    return _print(options, measured.run(**given, url=_target(options)))
+
+
+@bench.command()
+@click.option("--tasks", type=_COUNT, default=10_000, show_default=True, help="Calls of client.submit.")
+@_workers
+@_slots
+@_runs
+@pass_globals
+def submit(options: Globals, /, **given: Any) -> int:
+    """No-ops a second by a call each, from the first one to the last result."""
+    from sparrowmq.bench import submit as measured
+
+    return _print(options, measured.run(**given, url=_target(options)))
 
 
 @bench.command()
 @click.option("--trips", type=_COUNT, default=1000, show_default=True, help="Sequential round trips.")
-@click.option("--workers", type=click.IntRange(1, 1024), default=1, show_default=True)
-@click.option("--runs", type=click.IntRange(1, 1000), default=5, show_default=True, help="The median is reported.")
+@click.option("--workers", type=_WORKERS, default=1, show_default=True)
+@_runs
 @pass_globals
 def latency(options: Globals, trips: int, workers: int, runs: int) -> int:
-    """Round trips of single tasks on an idle cluster, and the bare ZeroMQ round trip over as many hops."""
+    """Round trips of single tasks on an idle cluster, beside bare ZeroMQ over as many hops."""
     from sparrowmq.bench import latency as measured
 
     return _print(options, measured.run(trips=trips, workers=workers, runs=runs, url=_target(options)))
+
+
+@bench.command()
+@click.option("--tasks", type=_COUNT, default=200, show_default=True, help="Arguments, then results, of one map.")
+@click.option(
+    "--size",
+    "size_bytes",
+    type=click.IntRange(8, 64 * 2**20 - 4096),
+    default=2**20,
+    show_default=True,
+    metavar="BYTES",
+    help="Of each.",
+)
+@_workers
+@_slots
+@_runs
+@pass_globals
+def payload(options: Globals, /, **given: Any) -> int:
+    """MB/s of large arguments, and of large results, through one scheduler."""
+    from sparrowmq.bench import payload as measured
+
+    return _print(options, measured.run(**given, url=_target(options)))
+
+
+@bench.command()
+@click.option("--tasks", type=_COUNT, default=2000, show_default=True, help="Runs of the command.")
+@_workers
+@_slots
+@_runs
+@click.argument("argv", nargs=-1, type=click.UNPROCESSED)
+@pass_globals
+def commands(options: Globals, /, argv: tuple[str, ...], **given: Any) -> int:
+    """Commands a second: ARGV, or `true` if there is none."""
+    from sparrowmq.bench import commands as measured
+
+    return _print(options, measured.run(argv=argv or ("true",), **given, url=_target(options)))
+
+
+@bench.command()
+@click.option("--workers", type=_WORKERS, default=10, show_default=True, help="Single-slot workers.")
+@click.option("--schedulers", type=_WORKERS, default=1, show_default=True)
+@click.option(
+    "--seconds", type=click.FloatRange(0.1, 3600.0), default=10.0, show_default=True, help="To watch it idle, in all."
+)
+@_runs
+@pass_globals
+def footprint(options: Globals, /, **given: Any) -> int:
+    """What an idle cluster takes of processor and memory, and how long `up` takes."""
+    from sparrowmq.bench import footprint as measured
+
+    return _print(options, measured.run(**given, url=_target(options)))
+
+
+@bench.command()
+@click.option("--tasks", type=_COUNT, default=100_000, show_default=True, help="No-ops queued behind busy slots.")
+@_runs
+@pass_globals
+def memory(options: Globals, tasks: int, runs: int) -> int:
+    """Bytes of memory that a queued task costs its scheduler, beyond its arguments."""
+    from sparrowmq.bench import memory as measured
+
+    return _print(options, measured.run(tasks=tasks, runs=runs, url=_target(options)))
 
 
 @bench.command()
@@ -71,8 +171,8 @@ def latency(options: Globals, trips: int, workers: int, runs: int) -> int:
 @click.argument("duration_s", type=click.FloatRange(0.0, 3600.0), metavar="DURATION")
 @click.argument("spread", type=click.FloatRange(0.0, 1.0), default=0.0)
 @click.option("--dist", type=click.Choice(["exp", "constant"]), default="exp", show_default=True)
-@click.option("--workers", type=click.IntRange(1, 1024), default=10, show_default=True, help="Single-slot workers.")
-@click.option("--schedulers", type=click.IntRange(1, 1024), default=1, show_default=True)
+@click.option("--workers", type=_WORKERS, default=10, show_default=True, help="Single-slot workers.")
+@click.option("--schedulers", type=_WORKERS, default=1, show_default=True)
 @click.option("--load", type=click.FloatRange(0.01, 10.0), default=0.8, show_default=True, help="Share of the slots.")
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed draws the same jobs.")
 @pass_globals
@@ -86,3 +186,41 @@ def sleep(options: Globals, /, **given: Any) -> int:
     from sparrowmq.bench import sleep as measured
 
     return _print(options, measured.run(**given, url=_target(options)))
+
+
+@bench.command()
+@click.argument("systems", nargs=-1, type=click.Choice(_SYSTEMS))
+@click.option("--slots", type=click.IntRange(1, 1024), default=2, show_default=True, help="Processes of each.")
+@click.option("--tasks", type=_COUNT, default=10_000, show_default=True, help="No-ops by one map, and by submits.")
+@click.option("--trips", type=_COUNT, default=1000, show_default=True, help="Sequential round trips.")
+@click.option("--payloads", type=_COUNT, default=200, show_default=True, help="Arguments and results of 1 MiB.")
+@click.option("--naps", type=_COUNT, default=1000, show_default=True, help="Sleeps of 10 ms.")
+@_runs
+@click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(1.0), default=300.0, show_default=True, help="Seconds a system."
+)
+@click.option(
+    "--cache", type=click.Path(file_okay=False, path_type=Path), help="Where to keep the other systems' installations."
+)
+@click.option("--markdown", is_flag=True, help="Print a table for docs/performance.md.")
+@pass_globals
+def compare(options: Globals, /, systems: tuple[str, ...], markdown: bool, **given: Any) -> int:
+    """The same work on other systems: dask, Ray, Celery, a process pool.
+
+    SYSTEMS: which; all by default. All run on this machine, one after the other, whatever --redis says. What is
+    not installed is installed first, from the package index, below ~/.cache/sparrowmq. It takes several minutes.
+    """
+    from sparrowmq.bench import compare as measured
+    from sparrowmq.bench import side_by_side
+
+    result = measured.run(names=systems or _SYSTEMS, say=lambda text: click.echo(text, err=True), **given)
+    if options.json:
+        return _print(options, result)
+    if markdown:
+        click.echo(side_by_side.markdown(result))
+        return 0
+    rows = side_by_side.rows(result)
+    click.echo(show.table(rows, list(rows[0])))
+    for failure in side_by_side.failures(result):
+        click.echo(f"\nfailed: {failure}")
+    return 0

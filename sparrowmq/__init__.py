@@ -10,10 +10,15 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sparrowmq.client.aio import AsyncClient
     from sparrowmq.client.client import Client
+    from sparrowmq.client.executor import Executor
     from sparrowmq.client.future import Future
     from sparrowmq.client.job import Job
+    from sparrowmq.client.joblib_backend import register_joblib
     from sparrowmq.client.outcomes import CommandResult
+    from sparrowmq.client.progress import progress
+    from sparrowmq.client.tasks import task
     from sparrowmq.client.waiting import as_completed
     from sparrowmq.errors import (
         CommandFailed,
@@ -37,10 +42,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncClient",
     "Client",
     "CommandFailed",
     "CommandResult",
     "ConfigError",
+    "Executor",
     "Future",
     "Job",
     "LocalCluster",
@@ -58,15 +65,23 @@ __all__ = [
     "Unavailable",
     "UsageError",
     "as_completed",
+    "progress",
+    "register_joblib",
+    "task",
 ]
 
 _HOMES = {
+    "AsyncClient": "sparrowmq.client.aio",
     "Client": "sparrowmq.client.client",
     "CommandResult": "sparrowmq.client.outcomes",
+    "Executor": "sparrowmq.client.executor",
     "Future": "sparrowmq.client.future",
     "Job": "sparrowmq.client.job",
     "LocalCluster": "sparrowmq.local",
     "as_completed": "sparrowmq.client.waiting",
+    "progress": "sparrowmq.client.progress",
+    "register_joblib": "sparrowmq.client.joblib_backend",
+    "task": "sparrowmq.client.tasks",
 }
 
 

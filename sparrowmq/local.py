@@ -147,14 +147,13 @@ class LocalCluster:
     # From start to end.
 
     def __enter__(self) -> LocalCluster:
-        self.start()
-        return self
+        return self.start()
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def start(self) -> None:
-        """Start everything and return when it is ready. See the class for the errors."""
+    def start(self) -> LocalCluster:
+        """Start everything and return, when it is ready, the cluster itself. See the class for the errors."""
         if self._process is not None:
             raise UsageError("this local cluster is running already")
         self._members = {"scheduler": [], "worker": []}
@@ -183,6 +182,7 @@ class LocalCluster:
             raise
         if spec.detached:
             self._let_go()
+        return self
 
     def _open_log(self, log_path: str) -> IO[bytes] | None:
         if log_path == STANDARD_ERROR:

@@ -62,7 +62,7 @@ class ClientSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     connect_timeout_s: Seconds = 5.0
     unavailable_after_s: Seconds = 30.0
-    jobs_in_flight: Annotated[int, Meta(ge=1, le=10_000)] = 2000  # with schedulers at a time; others wait here
+    jobs_in_flight: Annotated[int, Meta(ge=1, le=10_000)] = 5000  # with schedulers at a time; others wait here
     ping_interval_s: Seconds = 1.0
     silent_after_s: Seconds = 5.0
 

@@ -7,25 +7,25 @@ scheduler is chosen.
 from __future__ import annotations
 
 import atexit
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import Any, Final, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 
-from sparrowmq import ids
+from sparrowmq.client import default, ending, handle, ledger, source, stream, submission, waiting
 from sparrowmq.client import options as opts
-from sparrowmq.client import source, submission
 from sparrowmq.client.connection import Connection
 from sparrowmq.client.future import Batch, Future, cancel
+from sparrowmq.client.handle import Detached, JobHandle
 from sparrowmq.client.job import Job
 from sparrowmq.client.options import JobOptions
 from sparrowmq.client.outcomes import CommandResult
+from sparrowmq.client.stream import Stream
 from sparrowmq.errors import UsageError
 from sparrowmq.protocol import codec
 from sparrowmq.protocol import messages as m
 from sparrowmq.settings import ClientSettings, StoreSettings
 
-QUERY_TIMEOUT_S: Final = 1.0
+QUERY_TIMEOUT_S: Final = handle.QUERY_TIMEOUT_S
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,18 +43,28 @@ class Submitter:
     def __init__(self, connection: Connection, spec: m.JobSpec) -> None:
         self._connection = connection
         self._spec = spec
+        self._calls = submission.Calls.under(spec)
 
     def options(self, **options: Unpack[JobOptions]) -> Submitter:
         """Return a view of the same client whose jobs have these options (see `JobOptions`)."""
         return Submitter(self._connection, opts.make_spec(self._spec, **options))
+
+    @property
+    def detached(self) -> Detached:
+        """A view with the same options whose jobs outlive this client; its methods return a `JobHandle`."""
+        return Detached(self._connection, self._spec)
 
     @overload
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
     @overload
     def submit(self, fn: str, /, *args: Any, **kwargs: Any) -> Future[Any]: ...
     def submit(self, fn: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run ``fn(*args, **kwargs)``. All keyword arguments go to ``fn``; options of the job go through `options`."""
-        return self._send(submission.call(self._spec, fn, args, kwargs))[0]
+        """Run ``fn(*args, **kwargs)``. All keyword arguments go to ``fn``; options of the job go through `options`.
+
+        A call is a job of its own, but for calls of one function that come in quick succession while many are under
+        way: those may share a job, in which `Future.index` tells them apart.
+        """
+        return self._connection.call(*self._calls.call(fn, args, kwargs))
 
     @overload
     def map(self, fn: Callable[..., T], /, *iterables: Iterable[Any], **options: Unpack[JobOptions]) -> Job[T]: ...
@@ -66,17 +76,41 @@ class Submitter:
         """Run ``fn`` on the first items, the second items, ... of ``iterables``, as one job.
 
         Ends with the shortest iterable. Keyword arguments are options of the job (see `JobOptions`); use
-        `functools.partial` for constant arguments of ``fn``.
+        `functools.partial` for constant arguments of ``fn``. Everything is turned into bytes before anything is sent;
+        for more tasks than fit into memory see `imap`.
         """
-        if not iterables:
-            raise UsageError("map needs at least one iterable of arguments", hint="submit(fn) runs fn() once")
-        return self._send(submission.calls(opts.make_spec(self._spec, **options), fn, zip(*iterables)))  # noqa: B905
+        return self._send(submission.mapped(opts.make_spec(self._spec, **options), fn, iterables))
 
     def starmap(
         self, fn: Callable[..., Any] | str, rows: Iterable[Iterable[Any]], **options: Unpack[JobOptions]
     ) -> Job[Any]:
         """Run ``fn(*row)`` for each of ``rows``, as one job. Keyword arguments are options of the job."""
         return self._send(submission.calls(opts.make_spec(self._spec, **options), fn, map(tuple, rows)))
+
+    @overload
+    def imap(
+        self, fn: Callable[..., T], /, *iterables: Iterable[Any], ordered: bool = True, **options: Unpack[JobOptions]
+    ) -> Stream[T]: ...
+    @overload
+    def imap(
+        self, fn: str, /, *iterables: Iterable[Any], ordered: bool = True, **options: Unpack[JobOptions]
+    ) -> Stream[Any]: ...
+    def imap(
+        self,
+        fn: Callable[..., Any] | str,
+        /,
+        *iterables: Iterable[Any],
+        ordered: bool = True,
+        **options: Unpack[JobOptions],
+    ) -> Stream[Any]:
+        """As `map`, for any number of items, even without end: return an iterator of the results.
+
+        Items are taken and sent in parts (at most 20,000 tasks, small ones first), two of them under way; nothing more
+        is taken while results wait to be read. Results come in the order of the items, or as they are done with
+        ``ordered=False``. A task that failed raises in its place, and the iterator goes on after it. See `Stream`.
+        """
+        spec = opts.make_spec(self._spec, **options)
+        return stream.start(self._connection, spec, fn, submission.rows(iterables), ordered=ordered)
 
     def run_commands(
         self,
@@ -102,27 +136,22 @@ class Submitter:
         return self._send(submission.sleeps(opts.make_spec(self._spec, **options), seconds))
 
     def _send(self, work: submission.Work) -> Job[Any]:
-        """Submit ``work`` as one job, or as several where the limits of one are exceeded."""
+        """Submit ``work`` as one job, or as several, two in flight, where the limits of one are exceeded."""
         connection, spec = self._connection, work.spec
         function = submission.wrap(work.function)
-        submits: list[m.Submit] = []
+        jobs: list[tuple[m.Submit, Batch]] = []
         for count, payloads in submission.parts(work):
-            job = ids.job_id(time.time_ns() // 1_000_000, connection.rng)
-            submits.append(m.Submit(job, 0, spec, count, payloads, function))
-            codec.check_submit(submits[-1])
-        batches: list[Batch] = []
-        futures: list[Future[Any]] = []
-        for submit in submits:
-            batch = Batch(submit.job, spec.kind, submit.count, connection)
-            batch.futures = [Future(batch, index) for index in range(submit.count)]
-            futures += batch.futures
-            batches.append(batch)
-            connection.submit(submit, batch)
-        return Job(futures, batches, self._job_status)
+            submit = m.Submit(connection.new_id(), 0, spec, count, payloads, function)
+            codec.check_submit(submit)
+            jobs.append((submit, Batch(submit.job, spec.kind, count, connection)))
+        batches = [batch for _, batch in jobs]
+        job: Job[Any] = Job([future for batch in batches for future in batch.futures], batches, self._job_status)
+        if jobs:
+            connection.submit(jobs, flight=len(jobs) > 1)
+        return job
 
-    def _job_status(self, job: str) -> list[m.JobStatus]:
-        answers = self._connection.inquire("job", job, QUERY_TIMEOUT_S)
-        return [row for status in answers for row in status.jobs]
+    def _job_status(self, job: str) -> list[m.Status]:
+        return [told.status for told in self._connection.inquire(m.Query(1, "job", job), QUERY_TIMEOUT_S)]
 
 
 class Client(Submitter):
@@ -134,8 +163,9 @@ class Client(Submitter):
 
     Returns when a scheduler has answered; raises Unavailable after ``timeout_s`` (default:
     ``settings.connect_timeout_s``), saying what was tried. Thread-safe. `close`, the end of a ``with`` block and
-    the end of the process say goodbye: unfinished tasks are cancelled, and their futures raise CancelledError.
-    A client does not survive `os.fork`: using it or its unfinished futures in the child raises UsageError.
+    the end of the process say goodbye: unfinished tasks are cancelled (those of `detached` jobs are not), and their
+    futures raise CancelledError. A client does not survive `os.fork`: using it or its unfinished futures in the
+    child raises UsageError.
     """
 
     def __init__(
@@ -162,15 +192,34 @@ class Client(Submitter):
         """The schedulers known now: address for clients by id."""
         return dict(self._connection.addresses)
 
-    def gather(self, futures: Iterable[Future[T]], timeout_s: float | None = None) -> list[T]:
+    # Waiting.
+
+    @overload
+    def gather(
+        self, futures: Iterable[Future[T]], timeout_s: float | None = None, errors: Literal["raise"] = "raise"
+    ) -> list[T]: ...
+    @overload
+    def gather(
+        self, futures: Iterable[Future[T]], timeout_s: float | None = None, *, errors: Literal["return"]
+    ) -> list[T | BaseException]: ...
+    def gather(self, futures: Iterable[Future[T]], timeout_s: float | None = None, errors: str = "raise") -> list[Any]:
         """Return the results in the order of ``futures``; raise what the first failed one of them raises.
 
-        Raises TimeoutError where not all are in within ``timeout_s``.
+        With ``errors="return"`` the list holds exceptions (CancelledError too) in place of results instead. Raises
+        TimeoutError where not all are in within ``timeout_s``.
         """
-        if timeout_s is None:
-            return [future.result() for future in futures]
-        deadline = time.monotonic() + timeout_s
-        return [future.result(max(0.0, deadline - time.monotonic())) for future in futures]
+        return waiting.gather(futures, timeout_s, errors)
+
+    def wait(
+        self, futures: Iterable[Future[T]], timeout_s: float | None = None, return_when: str = waiting.ALL_COMPLETED
+    ) -> tuple[set[Future[T]], set[Future[T]]]:
+        """Wait, up to ``timeout_s``, and return the sets (done, not done). Raises nothing for what failed.
+
+        ``return_when``: "ALL_COMPLETED", "FIRST_COMPLETED" or "FIRST_EXCEPTION", as in `concurrent.futures`.
+        """
+        return waiting.wait(futures, timeout_s, return_when)
+
+    # Ending.
 
     def cancel(self, futures: Iterable[Future[Any]]) -> int:
         """Cancel those tasks that have not started, by one message a job; return how many will truly never run.
@@ -179,19 +228,64 @@ class Client(Submitter):
         """
         return cancel(futures)
 
+    def interrupt(self, futures: Iterable[Future[Any]], grace_s: float = 1.0) -> list[str]:
+        """End tasks, running ones too, wait until they are over, and return what became of each, in order.
+
+        A running Python task gets a KeyboardInterrupt, a command SIGTERM; after ``grace_s`` seconds its process is
+        killed. "dequeued": it had not started; "interrupted"; "killed"; "too late": it ended by itself before, however.
+        Raises TimeoutError where the cluster does not answer in time.
+        """
+        return ending.interrupt(futures, opts.seconds("grace_s", grace_s))
+
     def kill(self, job: Job[Any] | Future[Any]) -> None:
-        """End a job or a task, running ones too; the futures raise CancelledError soon."""
+        """End a job or a task at once, running ones too; the futures raise CancelledError soon."""
         if isinstance(job, Future):
             job.batch.link.kill(job.job, [job.index])
         else:
             job.kill()
 
-    def query(self, what: str, job: str = "", *, timeout_s: float = QUERY_TIMEOUT_S) -> list[m.Status]:
-        """Ask every scheduler for "summary", "workers", "jobs" or "job" (with ``job``: an id or its prefix).
+    # Asking.
 
-        Returns one status for each scheduler that answers within ``timeout_s``.
+    def query(
+        self, what: str, job: str = "", indices: Iterable[int] = (), *, timeout_s: float = QUERY_TIMEOUT_S
+    ) -> list[m.Status]:
+        """Ask every scheduler once; return the status of each that answers within ``timeout_s``.
+
+        ``what``: "summary", "workers", "jobs", "job" (with ``job``: an id or its prefix), "tasks" (with a full id and
+        up to 1,000 ``indices``) or "failures" (with a full id).
         """
-        return self._connection.inquire(what, job, timeout_s)
+        question = m.Query(1, what, job, list(indices))
+        return [told.status for told in self._connection.inquire(question, timeout_s)]
+
+    def job(self, id: str) -> JobHandle:
+        """Return a handle of any job of the cluster, by its id or the beginning of it.
+
+        Raises UsageError where a beginning fits no job, or several.
+        """
+        return handle.find(self._connection, id)
+
+    def jobs(self) -> list[m.JobStatus]:
+        """Return the ledgers of all jobs that the schedulers know, also of finished ones, oldest first."""
+        return ledger.jobs(self.query("jobs"))
+
+    def workers(self) -> list[m.WorkerStatus]:
+        """Return all workers, by id; each with what all schedulers together have there."""
+        return ledger.workers(self.query("workers"))
+
+    def drain_worker(self, worker_id: str, grace_s: float = 30.0) -> m.WorkerStatus | None:
+        """Take a worker out of service: it finishes what runs, for ``grace_s`` at most, and ends; nothing is lost.
+
+        Returns at once: the worker as a scheduler sees it, None where none knows a worker with this id.
+        """
+        grace_s = opts.seconds("grace_s", grace_s)
+        if not isinstance(worker_id, str) or not worker_id:
+            raise UsageError(f"{worker_id!r:.80} is no worker id", hint="`sparrowmq worker list` shows them")
+        for address in self._connection.addresses.values():  # one that tells the worker is enough
+            question = m.Drain(1, worker_id, grace_s)
+            for told in self._connection.inquire(question, QUERY_TIMEOUT_S, addresses=[address]):
+                if told.status.workers:
+                    return told.status.workers[0]
+        return None
 
     def close(self) -> None:
         """Leave the cluster: see the class. Does nothing the second time."""
@@ -199,11 +293,13 @@ class Client(Submitter):
         self._connection.close()
 
     def __enter__(self) -> Self:
+        default.enter(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        default.leave(self)
         self.close()
 
     def __repr__(self) -> str:

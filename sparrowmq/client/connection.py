@@ -8,19 +8,23 @@ User threads only post to the loop. All other state belongs to the loop's thread
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future as Reply
 from typing import Any, Final
 
 from sparrowmq import __version__, ids
-from sparrowmq.client.future import Batch
+from sparrowmq.client.follow import Follower
+from sparrowmq.client.future import Future
+from sparrowmq.client.inbox import CROWD, Inbox
 from sparrowmq.client.inquiry import Inquiry
+from sparrowmq.client.link import Question, Sink, Told
 from sparrowmq.client.options import PYTHON_VERSION
 from sparrowmq.client.source import Addresses, Source
 from sparrowmq.core import effects as fx
@@ -45,6 +49,7 @@ class Connection:
         self.rng = random.Random()
         self.id = ids.node_id("client", self.rng)
         self.answer_timeout_s = settings.connect_timeout_s
+        self.unavailable_after_s = settings.unavailable_after_s
         self._source = source
         self._context = new_context()
         self._loop = Loop(_on_loop_error)
@@ -57,16 +62,19 @@ class Connection:
             python=PYTHON_VERSION,
         )
         self._dealers: dict[fx.Peer, Dealer] = {}
-        self._batches: dict[str, Batch] = {}  # jobs without all outcomes
+        self._sinks: dict[str, Sink] = {}  # of jobs without all outcomes
+        self._inbox = Inbox()  # guarded by the gate
         self._recalls: dict[int, Reply[None]] = {}
         self._inquiries: set[Inquiry] = set()
+        self._followers: set[Follower] = set()
         self._numbers = itertools.count(1)
         self.addresses: Addresses = {}  # of the schedulers known
         self._failure = ""  # why the last connection ended
         self._refusals: dict[str, m.Refused] = {}  # by address
         self._linked = False  # whether a scheduler has ever welcomed the session
         self._answered = threading.Event()  # set when it is linked, or will not be
-        self._gate = threading.Lock()  # no post slips in behind the goodbye
+        # No post slips in behind the goodbye. Reentrant: a stream that is collected posts from wherever that happens.
+        self._gate = threading.RLock()
         self._closed = False
         self._driver = Driver(
             self._loop,
@@ -110,50 +118,93 @@ class Connection:
         detail = f" ({self._failure})" if self._failure else ""
         return Unavailable(f"{reason}{detail}; waited {timeout_s:g} s", hint=hint)
 
-    def submit(self, submit: m.Submit, batch: Batch) -> None:
-        """Send a job whose futures are in ``batch``; returns at once."""
+    def new_id(self) -> str:
+        """See `link.Link`."""
+        return ids.job_id(time.time_ns() // 1_000_000, self.rng)
 
-        def act() -> None:
-            self._batches[batch.id] = batch
-            self._session.submit(self._loop.now(), submit)
+    def submit(self, jobs: Sequence[tuple[m.Submit, Sink]], *, flight: bool = False) -> None:
+        """See `link.Link`. What many calls and threads submit wakes the loop once."""
+        self.check_process()
+        with self._gate:
+            if self._closed:
+                raise UsageError("this client is closed")
+            self._inbox.put(jobs, flight=flight)
+            if len(self._inbox) == 1:
+                self._loop.post(self._take_inbox)
 
-        self._post(act)
+    def call(self, spec: m.JobSpec, function: bytes, payload: bytes) -> Future[Any]:
+        """Send a single call, which may share its job with others like it; returns at once."""
+        self.check_process()
+        with self._gate:
+            if self._closed:
+                raise UsageError("this client is closed")
+            crowded = len(self._sinks) + len(self._inbox) >= CROWD
+            future = self._inbox.call(self, spec, function, payload, crowded=crowded)
+            if len(self._inbox) == 1:
+                self._loop.post(self._take_inbox)
+        return future
 
-    def start_recall(self, batch: Batch, indices: Sequence[int]) -> Reply[None]:
-        """See `future.Link`."""
+    def start_recall(self, sink: Sink, indices: Sequence[int]) -> Reply[None]:
+        """See `link.Link`."""
         reply: Reply[None] = Reply()
 
         def act() -> None:
-            if batch.id not in self._batches:
+            if sink.id not in self._sinks:
                 reply.set_result(None)
                 return
             number = next(self._numbers)
             self._recalls[number] = reply
-            self._session.recall(self._loop.now(), number, batch.id, list(indices))
+            self._session.recall(self._loop.now(), number, sink.id, list(indices))
 
         self._post(act)
         return reply
 
-    def kill(self, job: str, indices: Sequence[int]) -> None:
-        """See `future.Link`."""
-        self._post(lambda: self._session.kill(self._loop.now(), job, list(indices)))
+    def kill(self, job: str, indices: Sequence[int], grace_s: float = 0.0) -> None:
+        """See `link.Link`."""
+        self._post(lambda: self._session.kill(self._loop.now(), job, list(indices), grace_s))
 
-    def inquire(self, what: str, job: str, timeout_s: float) -> list[m.Status]:
-        """Ask every known scheduler; return the answers that came within ``timeout_s``."""
-        reply: Reply[list[m.Status]] = Reply()
+    def inquire(
+        self,
+        question: Question,
+        timeout_s: float,
+        *,
+        addresses: Iterable[str] | None = None,
+        first: Sequence[m.AnyMessage] = (),
+    ) -> list[Told]:
+        """See `link.Link`."""
+        reply: Reply[list[Told]] = Reply()
 
-        def done(inquiry: Inquiry, answers: list[m.Status]) -> None:
+        def done(inquiry: Inquiry, answers: list[Told]) -> None:
             self._inquiries.discard(inquiry)
             reply.set_result(answers)
 
         def act() -> None:
             inquiry = Inquiry(self._context, self._loop, done)
             self._inquiries.add(inquiry)
-            query = m.Query(next(self._numbers), what, job)
-            inquiry.start(self.addresses.values(), ids.node_id("client", self.rng), query, timeout_s)
+            asked = self.addresses.values() if addresses is None else addresses
+            inquiry.start(asked, ids.node_id("client", self.rng), question, timeout_s, first)
 
         self._post(act)
         return reply.result(timeout_s + _CLOSE_TIMEOUT_S)
+
+    def follow(self, job: str, live: bool) -> Iterator[m.Output]:
+        """Yield what is printed by a job's tasks, from every known scheduler; see `JobHandle.logs`."""
+        follower = Follower(self._context, self._loop, job)
+
+        def act() -> None:
+            self._followers.add(follower)
+            follower.start(self.addresses.values(), ids.node_id("client", self.rng), live)
+
+        def stop() -> None:
+            self._followers.discard(follower)
+            follower.stop()
+
+        self._post(act)
+        try:
+            yield from follower.read()
+        finally:
+            with contextlib.suppress(UsageError):  # closed meanwhile, which has stopped it
+                self._post(stop)
 
     def check_process(self) -> None:
         """See `future.Link`."""
@@ -198,8 +249,8 @@ class Connection:
         """Nothing more will come: end what waits, and give everything back."""
         with self._gate:
             self._closed = True
-        for batch in list(self._batches.values()):
-            batch.fail(None)
+        for sink in list(self._sinks.values()):
+            sink.fail(None)
         for reply in self._recalls.values():
             reply.set_result(None)
         for dealer in self._dealers.values():
@@ -207,10 +258,21 @@ class Connection:
         self._loop.close()
         self._context.term()
 
+    def _take_inbox(self) -> None:
+        with self._gate:
+            taken = self._inbox.take()
+        now = self._loop.now()
+        for jobs, flight in taken:
+            for submit, sink in jobs:
+                self._sinks[submit.job] = sink
+            self._session.submit_all(now, [submit for submit, _ in jobs], flight=flight)
+
     def _leave(self) -> None:
         """Ask the session to leave; the turn that this runs in sends its goodbye and is the last."""
         for inquiry in list(self._inquiries):
             inquiry.finish()
+        for follower in list(self._followers):
+            follower.stop()
         self._session.leave(self._loop.now())
         self._loop.stop()
 
@@ -228,9 +290,10 @@ class Connection:
         peer, driver = effect.peer, self._driver
 
         def on_batch(batch: list[m.AnyMessage]) -> None:
-            for message in batch:
-                if isinstance(message, m.Refused):
-                    self._refused(effect.address, message)
+            if not self._linked:
+                for message in batch:
+                    if isinstance(message, m.Refused):
+                        self._refused(effect.address, message)
             driver.on_batch(peer, batch)
 
         def on_lost() -> None:
@@ -257,27 +320,28 @@ class Connection:
             dealer.close()
 
     def _deliver(self, effect: fx.Deliver) -> None:
-        batch = self._batches.get(effect.job)
-        if batch is None:
-            return
-        batch.settle(effect.indices, effect.statuses, effect.payloads)
-        if not batch.pending:
-            del self._batches[effect.job]
+        sink = self._sinks.get(effect.job)
+        if sink is not None:
+            sink.settle(effect.indices, effect.statuses, effect.payloads)
+            if not sink.pending:
+                del self._sinks[effect.job]
 
     def _job_accepted(self, effect: fx.JobAccepted) -> None:
-        batch = self._batches.get(effect.job)
-        if batch is not None:
-            batch.workers = effect.workers
+        sink = self._sinks.get(effect.job)
+        if sink is not None:
+            sink.accepted(effect.workers)
+            if not sink.pending:
+                del self._sinks[effect.job]
 
     def _job_ended(self, effect: fx.JobEnded) -> None:
-        batch = self._batches.pop(effect.job, None)
-        if batch is None:
+        sink = self._sinks.pop(effect.job, None)
+        if sink is None:
             return
         code, detail = effect.code, effect.detail
         if code == "unavailable":
-            batch.fail(lambda: Unavailable(detail, hint="`sparrowmq status` shows what runs"))
+            sink.fail(lambda: Unavailable(detail, hint="`sparrowmq status` shows what runs"))
         else:
-            batch.fail(lambda: Rejected(detail, code=code))
+            sink.fail(lambda: Rejected(detail, code=code))
 
     def _recalled(self, effect: fx.Recalled) -> None:
         reply = self._recalls.pop(effect.request, None)

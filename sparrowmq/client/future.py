@@ -17,10 +17,11 @@ from _thread import RLock
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future as BaseFuture
 from concurrent.futures import wait
-from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
-from sparrowmq.client import callbacks, outcomes
+from sparrowmq.client import callbacks, ledger, outcomes
+from sparrowmq.client.link import Link
 from sparrowmq.protocol import messages as m
 
 T = TypeVar("T")
@@ -28,30 +29,18 @@ T = TypeVar("T")
 _births = RLock()  # held to make a future's lock, and to settle futures that have none
 _WATCHING = frozenset(("_condition", "_waiters", "_done_callbacks"))
 _UNDECODED = object()
-
-
-class Link(Protocol):
-    """What futures need of the connection that their job went through."""
-
-    answer_timeout_s: float  # how long an answer may take
-
-    def check_process(self) -> None:
-        """Raise UsageError in a fork, where no answer ever comes."""
-
-    def start_recall(self, batch: Batch, indices: Sequence[int]) -> BaseFuture[None]:
-        """Cancel those of the tasks that have not started; the reply is set when the answer is in."""
-
-    def kill(self, job: str, indices: Sequence[int]) -> None:
-        """End tasks, running ones too (none given: all); returns at once."""
+_OPEN: Final = (PENDING, RUNNING)  # the second only by a user's set_running_or_notify_cancel
+_CANCELLATIONS: Final = {b"": "dequeued", b"interrupted": "interrupted", b"killed": "killed"}
+_QUERY_TIMEOUT_S: Final = 1.0
 
 
 Watcher = Callable[["list[Future[Any]]"], object]
 
 
 class Batch:
-    """The tasks of one job on the wire: what their futures share. Settled by the connection's thread only."""
+    """The tasks of one job on the wire: what their futures share. A `link.Sink`; see there."""
 
-    __slots__ = ("_over", "_watchers", "futures", "id", "kind", "link", "pending", "tasks", "workers")
+    __slots__ = ("_open", "_over", "_watchers", "id", "kind", "link", "pending", "tasks", "workers")
 
     def __init__(self, job: str, kind: int, tasks: int, link: Link) -> None:
         self.id = job
@@ -60,24 +49,43 @@ class Batch:
         self.link = link
         self.pending = tasks
         self.workers: int | None = None  # set when a scheduler accepts
-        self.futures: list[Future[Any]] = []
+        self._open: list[Future[Any] | None] = [Future(self, index) for index in range(tasks)]  # None: settled
         self._over: threading.Event | None = None
         self._watchers: list[Watcher] = []
 
+    @property
+    def futures(self) -> list[Future[Any]]:
+        """The futures that are not settled: before the job is sent, all of them."""
+        return [future for future in self._open if future is not None]
+
+    def add(self) -> Future[Any]:
+        """Return the future of one more task; before the job is given to the connection's thread."""
+        future: Future[Any] = Future(self, self.tasks)
+        self._open.append(future)
+        self.tasks += 1
+        self.pending += 1
+        return future
+
+    def accepted(self, workers: int) -> None:
+        """See `link.Sink`."""
+        self.workers = workers
+
     def settle(self, indices: Sequence[int], statuses: bytes, payloads: Sequence[m.Payload]) -> None:
         """Record outcomes (parallel lists, one status byte a task); wake whoever waits for them."""
-        futures = self.futures
+        unsettled = self._open
         watched: list[Future[Any]] = []
         settled: list[Future[Any]] = []
         with _births:
             for index, status, payload in zip(indices, statuses, payloads, strict=True):
-                future = futures[index]
-                if future._state != PENDING:
+                future = unsettled[index]
+                if future is None:
                     continue
+                unsettled[index] = None  # a batch keeps no future alive that its user has dropped
                 settled.append(future)
                 future._status = status
-                if status != m.CANCELLED:
-                    future._payload = payload
+                if future._state not in _OPEN:  # somebody has set its result by hand
+                    continue
+                future._payload = payload
                 if future._watched:
                     watched.append(future)
                 else:
@@ -88,12 +96,15 @@ class Batch:
 
     def fail(self, make: Callable[[], Exception] | None) -> None:
         """End every unsettled task with a fresh error from ``make``, or cancelled where it is None."""
-        unsettled = [future for future in self.futures if future._state == PENDING]
+        unsettled = self.futures
+        self._open = [None] * len(self._open)
         for future in unsettled:
-            if make is None:
-                future._status = m.CANCELLED
+            if make is not None:
+                future._status = m.FAILED
+                if future._state in _OPEN:
+                    future._exception = make()
             else:
-                future._exception = make()
+                future._status = m.CANCELLED
             future._finish()
         self._settled(unsettled)
 
@@ -120,10 +131,15 @@ class Batch:
         with _births:
             self._watchers.remove(watcher)
 
+    def tell(self, futures: list[Future[Any]]) -> None:
+        """Tell those who watch that these are over."""
+        with _births:
+            watchers = self._watchers[:]
+        for watcher in watchers:
+            watcher(futures)
+
     def _settled(self, futures: list[Future[Any]]) -> None:
         self.pending -= len(futures)
-        if not self.pending:
-            self.futures = []  # the futures refer to this batch: no cycles are left behind
         with _births:  # whoever watches only from now on finds these futures done
             watchers = self._watchers[:]
             over = self._over
@@ -138,7 +154,7 @@ class Future(BaseFuture[T]):
 
     ``result`` and ``exception`` raise as documented there. A task that raised raises the same exception here,
     with `errors.RemoteError` and the remote traceback as its ``__cause__``; other ends are subclasses of
-    `errors.TaskError`. Callbacks run in one thread of their own, where they may block.
+    `errors.TaskError`. Callbacks run in one thread of their own, in the order in which they were added, and may block.
     """
 
     _state: str = PENDING
@@ -176,9 +192,42 @@ class Future(BaseFuture[T]):
         """The task's number within its job."""
         return self._index
 
+    @property
+    def cancellation(self) -> str:
+        """How the task was cancelled: "dequeued" (it never started), "interrupted", "killed".
+
+        "" while it is pending, when it was not cancelled, and when its client was closed before the cluster said more.
+        """
+        if self._state != CANCELLED_AND_NOTIFIED or self._payload is _UNDECODED:
+            return ""
+        return _CANCELLATIONS.get(bytes(outcomes.view(self._payload)), "killed")
+
     def done(self) -> bool:
         """Tell whether the task is over (succeeded, failed or cancelled)."""
         return self._state in (FINISHED, CANCELLED_AND_NOTIFIED)
+
+    def cancelled(self) -> bool:
+        """Tell whether the task was cancelled, whether or not it had started (see `cancellation`)."""
+        return self._state == CANCELLED_AND_NOTIFIED
+
+    def running(self) -> bool:
+        """Ask the schedulers whether the task is at a worker now, where it runs or is about to."""
+        if self._state not in _OPEN:
+            return False
+        return any(row.state == "launched" for row in self._rows()) and not self.done()
+
+    def history(self) -> list[m.Event]:
+        """Ask the schedulers what has happened to the task, in order: submitted, launched, ..., its end.
+
+        Empty where none has it: it has not been sent yet, or is long forgotten.
+        """
+        return [event for row in self._rows() for event in row.events]
+
+    def interrupt(self, grace_s: float = 1.0) -> str:
+        """End the task, running or not, wait until it is over, and return what became of it; see `Client.interrupt`."""
+        from sparrowmq.client import ending, options  # both know futures
+
+        return ending.interrupt([self], options.seconds("grace_s", grace_s))[0]
 
     def result(self, timeout: float | None = None) -> T:
         """Return the task's value, waiting up to ``timeout`` seconds (TimeoutError); raise what the task raised."""
@@ -209,8 +258,24 @@ class Future(BaseFuture[T]):
         """
         return self._state == CANCELLED_AND_NOTIFIED or cancel([self]) == 1
 
+    def set_result(self, result: T) -> None:
+        """As in `concurrent.futures`: for tests. Whatever the cluster says later of the task is ignored."""
+        super().set_result(result)
+        self.batch.tell([self])
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """As `set_result`."""
+        super().set_exception(exception)
+        self.batch.tell([self])
+
+    def _rows(self) -> list[m.TaskStatus]:
+        question = m.Query(1, "tasks", self.batch.id, [self._index])
+        told = self.batch.link.inquire(question, _QUERY_TIMEOUT_S)
+        rows = ledger.tasks((answer.status for answer in told), self.batch.id)
+        return [row for row in rows if row.index == self._index]
+
     def _await(self, timeout: float | None) -> None:
-        if self._state == PENDING:
+        if self._state in _OPEN:
             self.batch.link.check_process()
         super().exception(timeout)
 
@@ -227,6 +292,8 @@ class Future(BaseFuture[T]):
     def _finish(self) -> None:
         """End a future that may be watched; its outcome is stored."""
         with self._condition:
+            if self._state not in _OPEN:
+                return
             cancelled = self._status == m.CANCELLED
             self._state = CANCELLED_AND_NOTIFIED if cancelled else FINISHED
             failed = self._exception is not None or self._status != m.SUCCEEDED
@@ -244,7 +311,7 @@ class Future(BaseFuture[T]):
     def __repr__(self) -> str:
         state = self._state.partition("_")[0].lower()
         if state == "finished":
-            state = "succeeded" if self._status == m.SUCCEEDED and self._exception is None else "failed"
+            state = "failed" if self._exception is not None or self._status > m.SUCCEEDED else "succeeded"
         return f"<Future {self.batch.id}[{self._index}] {state}>"
 
     def __reduce__(self) -> NoReturn:
@@ -270,13 +337,27 @@ class _Gate(RLock):  # type: ignore[misc]  # not final at run time
 
 def cancel(futures: Iterable[Future[Any]]) -> int:
     """Cancel those tasks that have not started, by one message a job; return how many this has cancelled."""
-    pending = [future for future in futures if future._state == PENDING]
+    pending = [future for future in futures if future._state in _OPEN]
     groups: dict[Batch, list[int]] = {}
     for future in pending:
         groups.setdefault(future.batch, []).append(future.index)
     replies = [batch.link.start_recall(batch, indices) for batch, indices in groups.items()]
     wait(replies, max((batch.link.answer_timeout_s for batch in groups), default=0.0))
     return sum(future._state == CANCELLED_AND_NOTIFIED for future in pending)
+
+
+def _settle_the_layout() -> None:
+    """Let the first future have every attribute that most futures get.
+
+    CPython 3.11 keeps attributes beside the object only for names that the class had when it was young: later ones cost
+    each future a dictionary of 240 bytes, which is most of the memory of a large job.
+    """
+    first: Future[Any] = Future(None, 0)  # type: ignore[arg-type]
+    first._status, first._payload, first._state = m.SUCCEEDED, _UNDECODED, FINISHED
+    first._result = first._exception = None
+
+
+_settle_the_layout()
 
 
 def _renew_lock() -> None:

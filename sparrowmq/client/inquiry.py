@@ -1,4 +1,4 @@
-"""One question to every scheduler at once, each over a short connection of its own.
+"""One question to several schedulers at once, each over a short connection of its own.
 
 Owns: those connections, and when an inquiry is over. Must not know: jobs, futures, the session (whose one
 connection belongs to one scheduler).
@@ -7,10 +7,11 @@ connection belongs to one scheduler).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from sparrowmq import __version__
+from sparrowmq.client.link import Question, Told
 from sparrowmq.errors import ProtocolError
 from sparrowmq.protocol import messages as m
 from sparrowmq.runtime.loop import Loop
@@ -18,8 +19,13 @@ from sparrowmq.transport.context import Context
 from sparrowmq.transport.dealer import Dealer
 
 
+def hello(client_id: str) -> m.Hello:
+    """Return the first message on such a connection; ``client_id`` is one that no scheduler has seen."""
+    return m.Hello(m.PROTOCOL, __version__, m.CLIENT, client_id, time.time_ns() // 1_000_000)
+
+
 class Inquiry:
-    """Asks ``addresses`` for ``what`` (see `messages.Query`); belongs to the loop's thread.
+    """Asks addresses a question that is answered by a `messages.Status`; belongs to the loop's thread.
 
     ``on_done`` gets the answers that came within ``timeout_s``: schedulers that are gone, silent or of another
     version are left out. Their number is bounded by that of the schedulers.
@@ -29,18 +35,24 @@ class Inquiry:
         self,
         context: Context,
         loop: Loop,
-        on_done: Callable[[Inquiry, list[m.Status]], None],
+        on_done: Callable[[Inquiry, list[Told]], None],
     ) -> None:
         self._context = context
         self._loop = loop
         self._on_done = on_done
         self._dealers: dict[str, Dealer] = {}
-        self._answers: list[m.Status] = []
+        self._answers: list[Told] = []
         self._over = False
 
-    def start(self, addresses: Iterable[str], client_id: str, query: m.Query, timeout_s: float) -> None:
-        """Send the question; ``client_id`` is one that no scheduler has seen."""
-        hello = m.Hello(m.PROTOCOL, __version__, m.CLIENT, client_id, time.time_ns() // 1_000_000)
+    def start(
+        self,
+        addresses: Iterable[str],
+        client_id: str,
+        question: Question,
+        timeout_s: float,
+        first: Sequence[m.AnyMessage] = (),
+    ) -> None:
+        """Say ``first``, if there is anything, and send the question. For ``client_id`` see `hello`."""
         for address in addresses:
             dealer = Dealer(
                 self._context,
@@ -51,7 +63,7 @@ class Inquiry:
                 on_bad=partial(self._on_bad, address),
             )
             self._dealers[address] = dealer
-            dealer.send([hello, query])
+            dealer.send([hello(client_id), *first, question])
         self._loop.call_later(timeout_s if self._dealers else 0.0, self.finish)
 
     def finish(self) -> None:
@@ -66,7 +78,7 @@ class Inquiry:
     def _on_batch(self, address: str, batch: list[m.AnyMessage]) -> None:
         for message in batch:
             if isinstance(message, m.Status):
-                self._answers.append(message)
+                self._answers.append(Told(address, message))
                 self._dealers[address].send([m.Goodbye("leaving")])
                 self._drop(address)
                 return

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from sparrowmq.client.future import Batch, Future
+from sparrowmq.client import ending, ledger, options
+from sparrowmq.client.future import Batch, Future, cancel
 from sparrowmq.protocol import messages as m
 
 T = TypeVar("T")
@@ -23,7 +24,7 @@ class Job(list[Future[T]]):
     """
 
     def __init__(
-        self, futures: list[Future[T]], batches: Sequence[Batch], query: Callable[[str], list[m.JobStatus]]
+        self, futures: list[Future[T]], batches: Sequence[Batch], query: Callable[[str], list[m.Status]]
     ) -> None:
         super().__init__(futures)
         self._batches = batches
@@ -67,14 +68,17 @@ class Job(list[Future[T]]):
         for batch in self._batches:
             batch.link.kill(batch.id, [])
 
+    def cancel(self) -> int:
+        """Cancel all tasks that have not started; see `Client.cancel`."""
+        return cancel(self)
+
+    def interrupt(self, grace_s: float = 1.0) -> list[str]:
+        """End all tasks, wait for that, and return what became of each; see `Client.interrupt`."""
+        return ending.interrupt(self, options.seconds("grace_s", grace_s))
+
     def status(self) -> list[m.JobStatus]:
         """Return the schedulers' ledgers of the job: of each of its ids, the one of the latest epoch."""
-        latest: dict[str, m.JobStatus] = {}
-        for job in self.ids:
-            for row in self._query(job):
-                if row.id == job and (job not in latest or row.epoch > latest[job].epoch):
-                    latest[job] = row
-        return list(latest.values())
+        return [row for job in self.ids for row in ledger.jobs(self._query(job)) if row.id == job]
 
     def __repr__(self) -> str:
         return f"<Job {self.id or '(no tasks)'} {self.finished:,}/{len(self):,} finished>"

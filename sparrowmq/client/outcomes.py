@@ -20,12 +20,17 @@ class CommandResult(NamedTuple):
     stderr: bytes
 
 
+def view(payload: m.Payload) -> bytes | memoryview:
+    """Return the payload's bytes, not copied."""
+    return payload if isinstance(payload, bytes) else memoryview(payload.buffer)  # type: ignore[arg-type]
+
+
 def decode(kind: int, status: int, payload: m.Payload) -> tuple[Any, BaseException | None]:
     """Return (value, None) or (None, the exception that the future raises). Never raises.
 
     A success that cannot be decoded here (a class that this process does not have) becomes a `RemoteError`.
     """
-    data: Any = payload if isinstance(payload, bytes) else memoryview(payload.buffer)  # type: ignore[arg-type]
+    data = view(payload)
     try:
         if status != m.SUCCEEDED:
             return None, failure.load(data)

@@ -9,15 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from sparrowmq import limits
 from sparrowmq.client import options
 from sparrowmq.errors import NotSerializable, TooLarge, UsageError
-from sparrowmq.payload import command, plain, python
+from sparrowmq.payload import command, functions, plain, python
+from sparrowmq.protocol import codec
 from sparrowmq.protocol import messages as m
 
 # A part leaves room in its message for what stands beside the payloads: framing, task numbers, deaths.
 PART_BYTES_MAX: Final = limits.JOB_BYTES_MAX // 4 - 4 * 1024 * 1024
 PART_BLOBS_MAX: Final = limits.FRAMES_MAX - 24
+_OPTIONS_MAX: Final = 256  # sets of options whose single calls are remembered ...
+_SPECS_MAX: Final = 256  # ... and functions in each
 
 Argv = Sequence[str]
 
@@ -31,29 +36,85 @@ class Work(NamedTuple):
     tasks: int
 
 
-def calls(spec: m.JobSpec, fn: Callable[..., object] | str, rows: Iterable[tuple[Any, ...]]) -> Work:
+class Recipe(NamedTuple):
+    """How calls of one function travel: what they share, and how arguments become bytes."""
+
+    spec: m.JobSpec
+    function: bytes
+    dump: Callable[[tuple[Any, ...]], bytes]
+
+    @classmethod
+    def of(cls, spec: m.JobSpec, fn: Callable[..., object] | str) -> Recipe:
+        """Raises UsageError for what is no function, NotSerializable for one that cannot be sent."""
+        if isinstance(fn, str):
+            return cls(options.for_kind(spec, m.CALL, fn), _reference(fn), _plain_call)
+        return cls(options.for_kind(spec, m.PYTHON, _name(fn)), _function(fn), _python_call)
+
+
+def calls(spec: m.JobSpec, fn: Callable[..., object] | str, arguments: Iterable[tuple[Any, ...]]) -> Work:
     """Return one call of ``fn`` a row of positional arguments. Raises NotSerializable or TooLarge naming the task."""
+    recipe = Recipe.of(spec, fn)
     payloads: list[bytes] = []
-    if isinstance(fn, str):
-        work = Work(options.for_kind(spec, m.CALL, fn), _reference(fn), payloads, 0)
-        dump: Callable[[tuple[Any, ...]], bytes] = _plain_call
-    else:
-        work = Work(options.for_kind(spec, m.PYTHON, _name(fn)), _function(fn), payloads, 0)
-        dump = _python_call
     try:
-        payloads.extend(map(dump, rows))
+        payloads.extend(map(recipe.dump, arguments))
     except (NotSerializable, TooLarge) as error:
         raise type(error)(f"task {len(payloads)}: {error}", hint=error.hint) from error
-    return work._replace(tasks=len(payloads))
+    return Work(recipe.spec, recipe.function, payloads, len(payloads))
 
 
-def call(spec: m.JobSpec, fn: Callable[..., object] | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Work:
-    """Return a single call. Raises NotSerializable naming the argument."""
-    if isinstance(fn, str):
-        return Work(options.for_kind(spec, m.CALL, fn), _reference(fn), [_plain(args, kwargs)], 1)
-    options.check_kwargs(fn, kwargs)
-    payload = python.dump_call(args, kwargs)
-    return Work(options.for_kind(spec, m.PYTHON, _name(fn)), _function(fn), [payload], 1)
+_calls: dict[bytes, Calls] = {}
+
+
+def mapped(spec: m.JobSpec, fn: Callable[..., object] | str, iterables: Sequence[Iterable[Any]]) -> Work:
+    """Return one call of ``fn`` for the first items, the second items, ... of ``iterables``."""
+    return calls(spec, fn, rows(iterables))
+
+
+def rows(iterables: Sequence[Iterable[Any]]) -> Iterator[tuple[Any, ...]]:
+    """Return the first items, the second items, ..., up to the end of the shortest. Raises UsageError for none."""
+    if not iterables:
+        raise UsageError("map needs at least one iterable of arguments", hint="submit(fn) runs fn() once")
+    return zip(*iterables)  # noqa: B905  # as the builtin map
+
+
+class Calls:
+    """Single calls under one set of options: what they share is made once for each name."""
+
+    def __init__(self, spec: m.JobSpec) -> None:
+        self._spec = spec
+        self._specs: dict[tuple[int, str], m.JobSpec] = {}
+
+    @classmethod
+    def under(cls, spec: m.JobSpec) -> Calls:
+        """Return the calls of all that has these options: views made for one call each share what they make."""
+        key = msgspec.msgpack.encode(spec)
+        known = _calls.get(key)
+        if known is None:
+            if len(_calls) >= _OPTIONS_MAX:
+                _calls.clear()
+            known = _calls[key] = cls(spec)
+        return known
+
+    def call(
+        self, fn: Callable[..., object] | str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[m.JobSpec, bytes, bytes]:
+        """Return (spec, function, payload) of a single call. Raises NotSerializable naming the argument."""
+        if isinstance(fn, str):
+            return self._spec_for(m.CALL, fn), _reference(fn), _plain(args, kwargs)
+        if kwargs:
+            options.check_kwargs(fn, kwargs)
+        payload = python.dump_call(args, kwargs)
+        return self._spec_for(m.PYTHON, _name(fn)), _function(fn), payload
+
+    def _spec_for(self, kind: int, name: str) -> m.JobSpec:
+        spec = self._specs.get((kind, name))
+        if spec is None:
+            spec = options.for_kind(self._spec, kind, name)
+            codec.check_submit(m.Submit("", 0, spec, 1, [b""]))
+            if len(self._specs) >= _SPECS_MAX:
+                self._specs.clear()
+            self._specs[kind, name] = spec
+        return spec
 
 
 def commands(
@@ -145,15 +206,19 @@ def _plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
 def _function(fn: Callable[..., object]) -> bytes:
     if not callable(fn):
         raise UsageError(f"a {type(fn).__name__} cannot be called", hint="give a callable or 'module:function'")
-    return python.dump_function(fn)
+    return functions.dump(fn)
 
 
 def _reference(text: str) -> bytes:
     module, colon, name = text.partition(":")
     words = [*module.split("."), *name.split(".")]
     if not colon or not all(word.isidentifier() for word in words) or len(text) > limits.TEXT_CHARS_MAX:
+        before, dot, last = text.rpartition(".")
+        dotted = dot and not colon and all(word.isidentifier() for word in (*before.split("."), last))
+        meant = f"did you mean '{before}:{last}'? " if dotted and len(text) < limits.TEXT_CHARS_MAX else ""
         raise UsageError(
-            f"{text[: limits.TEXT_CHARS_MAX]!r} names no function", hint="expected 'module:function', e.g. 'math:sqrt'"
+            f"{text[: limits.TEXT_CHARS_MAX]!r} names no function",
+            hint=f"{meant}expected 'module:function', e.g. 'math:sqrt'",
         )
     return text.encode()
 

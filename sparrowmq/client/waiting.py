@@ -1,6 +1,6 @@
-"""Waiting for whichever future is done next.
+"""Waiting for many futures.
 
-Owns: `as_completed`. Must not know: connections, payloads.
+Owns: `as_completed`, and what `Client.wait` and `Client.gather` do. Must not know: connections, payloads.
 """
 
 from __future__ import annotations
@@ -9,11 +9,18 @@ import concurrent.futures
 import queue
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar, cast
+from concurrent.futures import ALL_COMPLETED as ALL_COMPLETED
+from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION
+from typing import Any, Final, TypeVar, cast
 
 from sparrowmq.client.future import Future
+from sparrowmq.client.options import did_you_mean
+from sparrowmq.errors import UsageError
 
 T = TypeVar("T")
+
+_CONDITIONS: Final = (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION)
+_ERRORS: Final = ("raise", "return")
 
 
 def as_completed(futures: Iterable[Future[T]], timeout: float | None = None) -> Iterator[Future[T]]:
@@ -38,16 +45,63 @@ def _as_settled(pending: set[Future[T]], deadline: float | None) -> Iterator[Fut
     try:
         some = [future for future in pending if future.done()]
         while True:
-            for future in some:
-                if future in pending:  # it may be another one of the batch, or seen already
-                    pending.remove(future)
-                    yield future
+            while some:
+                if some[-1] in pending:  # it may be another one of the batch, or seen already
+                    pending.remove(some[-1])
+                    yield some.pop()  # no reference to it stays here
+                else:
+                    some.pop()
             if not pending:
                 return
             try:
-                some = settled.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+                timeout_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+                some = settled.get(timeout=timeout_s)[::-1]  # others have got this list, too
             except queue.Empty:
                 raise TimeoutError(f"{len(pending):,} of {total:,} futures are unfinished") from None
     finally:
         for batch in batches:
             batch.unwatch(settled.put)
+
+
+def wait(
+    futures: Iterable[Future[T]], timeout_s: float | None, return_when: str = ALL_COMPLETED
+) -> tuple[set[Future[T]], set[Future[T]]]:
+    """Return (done, not done) once ``return_when`` holds or ``timeout_s`` has passed; see `Client.wait`."""
+    if return_when not in _CONDITIONS:
+        hint = did_you_mean(str(return_when), _CONDITIONS, "it is one of")
+        raise UsageError(f"return_when: {return_when!r:.80} is unknown", hint=hint)
+    wanted = set(futures)
+    if not all(isinstance(future, Future) for future in wanted):
+        done, not_done = concurrent.futures.wait(wanted, timeout_s, return_when)
+        return cast("tuple[set[Future[T]], set[Future[T]]]", (done, not_done))
+    try:
+        for future in as_completed(wanted, timeout_s):
+            if return_when == FIRST_COMPLETED or (return_when == FIRST_EXCEPTION and _failed(future)):
+                break
+    except TimeoutError:
+        pass
+    finished = {future for future in wanted if future.done()}
+    return finished, wanted - finished
+
+
+def _failed(future: Future[Any]) -> bool:
+    return not future.cancelled() and future.exception() is not None
+
+
+def gather(futures: Iterable[Future[T]], timeout_s: float | None, errors: str) -> list[Any]:
+    """Return results, and errors in place of results with "return"; see `Client.gather`."""
+    if errors not in _ERRORS:
+        raise UsageError(f"errors: {errors!r:.80} is unknown", hint=did_you_mean(str(errors), _ERRORS, "it is one of"))
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    found: list[Any] = []
+    for future in futures:
+        left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+        if errors == "raise":
+            found.append(future.result(left_s))
+            continue
+        try:
+            error = future.exception(left_s)
+        except concurrent.futures.CancelledError as cancelled:
+            error = cancelled
+        found.append(future.result() if error is None else error)
+    return found

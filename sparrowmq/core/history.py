@@ -22,6 +22,7 @@ FAILURES_MAX: Final = 20  # failed tasks of a job whose failures are kept
 EVENT_BYTES: Final = 200  # what an event takes, beside its detail
 _OPEN: Final = {UNPLACED: "unplaced", LAUNCHED: "launched", RESTING: "resting"}
 _FAILURES: Final = (m.FAILED, m.TIMED_OUT, m.LOST)
+_ENDINGS: Final = {text.encode(): text for text in ("interrupted", "killed")}
 
 
 class History:
@@ -69,11 +70,11 @@ class History:
         self.bytes += EVENT_BYTES + len(event.detail)
 
     def failed(self, job: Job, indices: Iterable[int], statuses: Iterable[int], payloads: Iterable[m.Payload]) -> None:
-        """Keep the failures of the first tasks that did not succeed."""
+        """Keep the failures of the first tasks that did not succeed, and how cancelled ones ended."""
         for index, status, payload in zip(indices, statuses, payloads, strict=True):
-            if len(job.failed) >= FAILURES_MAX:
-                return
-            if status not in _FAILURES or not self._room(EVENT_BYTES):
+            if status == m.CANCELLED and len(payload):
+                job.endings[index] = _ENDINGS.get(payload_bytes(payload), "")
+            if len(job.failed) >= FAILURES_MAX or status not in _FAILURES or not self._room(EVENT_BYTES):
                 continue
             fits = len(payload) <= limits.FAILURE_BYTES_MAX and self._room(EVENT_BYTES + len(payload))
             kept = payload_bytes(payload) if fits else b""
@@ -140,7 +141,8 @@ class History:
             events.append(m.Event(offset + job.launch_times[index], "launched", attempt, worker))
         if state not in _OPEN:
             number = won[0].number if won else attempt
-            events.append(m.Event(offset + (job.end_times[index] or job.ended_at), name, number, worker))
+            ended_at = offset + (job.end_times[index] or job.ended_at)
+            events.append(m.Event(ended_at, name, number, worker, job.endings.get(index, "")))
         return m.TaskStatus(
             job.id, index, name, attempt, worker, job.service_us[index], events, job.failed.get(index, b"")
         )

@@ -131,6 +131,7 @@ class Job:
         ] = {}  # given a second attempt: those that are live, at last the one that won
         self.wanted: dict[int, None] = {}  # slow tasks that wait for a second attempt
         self.events: dict[int, list[m.Event]] = {}
+        self.endings: dict[int, str] = {}  # how the running ones were cancelled
         self.failed: dict[int, bytes] = {}  # the first that did not succeed, with their failures
         if submit.deaths:
             self.deaths = {i: n for i, n in zip(self._fresh, submit.deaths, strict=True) if n}
@@ -453,7 +454,7 @@ class Job:
         self._samples = self.times()
         self.state, self.attempts, self.place = bytearray(), [], []
         self.launch_times, self.end_times, self.service_us = [], [], []
-        self.events, self.failed, self.twins = {}, {}, {}
+        self.events, self.endings, self.failed, self.twins = {}, {}, {}, {}
 
     # -- reservations
 

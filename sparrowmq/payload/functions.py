@@ -12,6 +12,7 @@ alive; a function comes in when it is seen for the second time, so that lambdas 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 import types
@@ -80,7 +81,7 @@ class _Unprovable(Exception):
     """Something that may change without a trace."""
 
 
-_lock = threading.Lock()  # held to change the tables; to look something up it is not needed
+_lock = threading.RLock()  # held to change the tables; to look something up it is not needed
 _entries: dict[int, _Entry] = {}
 _seen: dict[int, weakref.ref[Callable[..., object]]] = {}  # once
 
@@ -197,3 +198,11 @@ def _content(cell: types.CellType) -> object:
         return cell.cell_contents
     except ValueError:  # still empty
         return _MISSING
+
+
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)  # a thread that the fork does not have may have held it

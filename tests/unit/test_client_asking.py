@@ -271,6 +271,7 @@ def test_a_detached_job_returns_once_accepted_and_is_forgotten(
         client.options(retries=2).detached.run_commands(["true"], n=2),
         client.detached.options(name="nap").sleep([0.1], timeout_s=5),
     ]
+    assert len(client.query("summary")) == 2  # both have done what came before
     assert client._connection._sinks == {}
     submits = {submit.job: submit for fake in schedulers for submit in fake.received if isinstance(submit, m.Submit)}
     sent = [submits[handle.id] for handle in handles]

@@ -67,7 +67,7 @@ class Killing(FakeLink):
 
 def test_interrupt_returns_what_became_of_each() -> None:
     link = Killing(b"interrupted", b"killed", b"", python.dump_result("done"), b"")
-    batch, futures = make(5, link=link)  # type: ignore[arg-type]
+    batch, futures = make(5, link=link)
     link.batch = batch
     batch.settle([4], bytes([m.CANCELLED]), [b""])
     assert interrupt(futures, 2.0) == ["interrupted", "killed", "dequeued", "too late", "dequeued"]
@@ -80,7 +80,7 @@ def test_interrupt_returns_what_became_of_each() -> None:
 
 def test_interrupt_without_an_answer_ends_in_time() -> None:
     link = Killing(b"", None)
-    batch, futures = make(2, link=link)  # type: ignore[arg-type]
+    batch, futures = make(2, link=link)
     link.batch = batch
     with pytest.raises(TimeoutError, match="1 of 2 interrupted tasks are not over"):
         interrupt(futures, 0.0)
@@ -121,9 +121,15 @@ def test_wait_returns_sets() -> None:
     succeed(batch, 0, None)
     assert waiting.wait(futures, 0) == ({futures[0]}, set(futures[1:]))
     assert waiting.wait([], 0) == (set(), set())
-    assert waiting.wait(futures, None, waiting.FIRST_COMPLETED) == ({futures[0]}, set(futures[1:]))
-    thread = start(lambda: [batch.settle([1], b"\3", [b""]), succeed(batch, 3, None), fail(batch, 2, ValueError())])
-    done, not_done = waiting.wait(futures, 10, waiting.FIRST_EXCEPTION)
+    assert waiting.wait(futures, None, concurrent.futures.FIRST_COMPLETED) == ({futures[0]}, set(futures[1:]))
+
+    def end() -> None:
+        batch.settle([1], bytes([m.CANCELLED]), [b""])
+        succeed(batch, 3, None)
+        fail(batch, 2, ValueError())
+
+    thread = start(end)
+    done, not_done = waiting.wait(futures, 10, concurrent.futures.FIRST_EXCEPTION)
     thread.join(10)
     assert futures[2] in done  # neither the cancelled one nor those that succeeded have ended it
     assert (len(done), not_done) == (4, set())
@@ -198,7 +204,7 @@ def test_a_result_can_be_set_once_only() -> None:
         settled.set_result("again")
     with pytest.raises(InvalidStateError):
         settled.set_exception(ValueError())
-    thread_done, _ = concurrent.futures.Future[Any](), None
+    thread_done: concurrent.futures.Future[Any] = concurrent.futures.Future()
     start(lambda: thread_done.set_result(waiting.wait([by_hand, broken], 10)))
     by_hand.set_result("mine")
     broken.set_exception(ValueError("mine"))

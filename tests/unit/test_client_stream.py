@@ -345,7 +345,12 @@ def test_cancelled_tasks_raise_in_their_place() -> None:
 def test_a_client_that_is_closed_ends_a_stream() -> None:
     link = FakeLink()
     results = open_stream(link, itertools.count())
-    link.check_process = lambda: [sink.fail(None) for _, sink, _ in link.open]  # type: ignore[method-assign, assignment, return-value]
+
+    def close() -> None:
+        for _, sink, _ in link.open:
+            sink.fail(None)
+
+    link.check_process = close  # type: ignore[method-assign]
     with pytest.raises(concurrent.futures.CancelledError):
         next(results)
     link.closed = True

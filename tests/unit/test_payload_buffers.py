@@ -109,7 +109,7 @@ def test_bytes_and_bytearrays_are_copied_once_as_pickle_does_it() -> None:
 
 @pytest.mark.parametrize("size", [0, 8, LARGE])
 @pytest.mark.parametrize("format", ["B", "i", "d"])
-def test_memoryviews_travel_with_format_shape_and_rights(size: int, format: str) -> None:
+def test_memoryviews_travel_with_format_shape_and_rights(size: int, format: Any) -> None:
     view = memoryview(bytearray(range(256)) * (size // 256) + bytearray(size % 256)).cast(format)
     for original in (view, view.toreadonly(), view[::2], view.toreadonly()[::2]):
         found, _ = python.load(python.dump_result([original, "beside"]))

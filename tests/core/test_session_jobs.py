@@ -1,0 +1,269 @@
+"""The client session's jobs: which wait for their turn, which outlive the client, and how they are ended."""
+
+from __future__ import annotations
+
+import random
+
+from sparrowmq.core import effects as fx
+from sparrowmq.core import invariants
+from sparrowmq.core.session import Session
+from sparrowmq.protocol import messages as m
+from tests.core.test_session import SPEC, effects, hello, outcome, session, submit
+
+# -- jobs that wait for their turn
+
+
+def flight(machine: Session, *jobs: str) -> None:
+    machine.submit_all(1.0, [submit(job) for job in jobs], flight=True)
+
+
+def test_of_a_flight_two_jobs_are_sent_and_the_next_when_one_ends() -> None:
+    machine = session()
+    flight(machine, "a", "b", "c", "d")
+    assert effects(machine) == [fx.Send(1, submit("a")), fx.Send(1, submit("b"))]
+    machine.receive(1.1, 1, outcome(1, [0, 1, 2], job="b"))
+    assert effects(machine) == [
+        fx.Deliver("b", [0, 1, 2], bytes(3), [b"r0", b"r1", b"r2"]),
+        fx.Send(1, submit("c")),
+        fx.Send(1, m.OutcomeAck(1)),
+    ]
+    machine.receive(1.2, 1, m.Rejected("a", 0, "invalid", "because"))
+    assert effects(machine) == [fx.JobEnded("a", "invalid", "because"), fx.Send(1, submit("d"))]
+
+
+def test_flights_do_not_wait_for_each_other_or_for_single_jobs() -> None:
+    machine = session()
+    flight(machine, "a", "b", "c")
+    flight(machine, "d", "e", "f")
+    machine.submit(1.0, submit("g"))
+    assert [e.message.job for e in effects(machine)] == ["a", "b", "d", "e", "g"]  # type: ignore[union-attr]
+
+
+def test_single_jobs_wait_while_very_many_are_under_way() -> None:
+    machine = session(jobs_in_flight=2)
+    for job in "abc":
+        machine.submit(1.0, submit(job))
+    assert effects(machine) == [fx.Send(1, submit("a")), fx.Send(1, submit("b"))]
+    machine.receive(1.1, 1, m.Rejected("a", 0, "busy", "full", 0.5))  # it keeps its place
+    assert effects(machine) == []
+    machine.receive(1.2, 1, outcome(1, [0, 1, 2], job="b"))
+    assert effects(machine)[1:] == [fx.Send(1, submit("c")), fx.Send(1, m.OutcomeAck(1))]
+    machine.tick(1.6)
+    assert effects(machine)[-1] == fx.Send(1, submit("a"))
+
+
+def test_what_waits_for_its_turn_is_cancelled_and_killed_without_anybodys_help() -> None:
+    machine = session()
+    flight(machine, "a", "b", "c", "d")
+    machine.take_effects()
+    machine.recall(1.1, 9, "c", [0])
+    machine.kill(1.1, "d", [], 5.0)
+    machine.kill(1.1, "c", [2])
+    assert effects(machine) == [
+        fx.Deliver("c", [0], bytes([m.CANCELLED]), [b""]),
+        fx.Recalled(9, "c", [0]),
+        fx.Deliver("d", [0, 1, 2], bytes([m.CANCELLED] * 3), [b""] * 3),
+        fx.Deliver("c", [2], bytes([m.CANCELLED]), [b""]),
+    ]
+    machine.receive(1.2, 1, outcome(1, [0, 1, 2], job="a"))
+    machine.receive(1.2, 1, outcome(2, [0, 1, 2], job="b"))
+    sent = [e.message for e in effects(machine) if isinstance(e, fx.Send)]
+    assert sent == [m.Submit("c", 0, SPEC, 1, [b"y"], indices=[1]), m.OutcomeAck(2)]  # d is over: it is not sent
+    machine.receive(1.3, 1, outcome(3, [1], job="c"))
+    machine.take_effects()
+    invariants.check_rest(machine)
+
+
+def test_a_flight_waits_for_a_scheduler_and_moves_with_its_two_jobs_only() -> None:
+    machine = session(linked=False)
+    flight(machine, "a", "b", "c")
+    assert effects(machine) == []
+    machine.receive(1.1, 1, m.Welcome("s1", 7, "0"))
+    assert effects(machine) == [fx.Linked("s1"), fx.Send(1, submit("a")), fx.Send(1, submit("b"))]
+    machine.lost(2.0, 1)
+    assert effects(machine)[-1] == fx.Send(2, hello("a", "b"))  # of c no scheduler has heard
+    machine.receive(2.1, 2, m.Welcome("s1", 8, "0"))
+    moved = [e.message for e in effects(machine) if isinstance(e, fx.Send)]
+    assert [(message.job, message.epoch) for message in moved] == [("a", 1), ("b", 1)]  # type: ignore[union-attr]
+
+
+def test_a_flight_ends_as_a_whole_when_no_scheduler_is_found() -> None:
+    machine = session(unavailable_after_s=3.0)
+    flight(machine, "a", "b", "c", "d")
+    machine.lost(1.0, 1)
+    machine.take_effects()
+    machine.schedulers_changed(1.1, {})
+    machine.lost(1.1, 2)
+    machine.tick(4.0)
+    ended = [e.job for e in effects(machine) if isinstance(e, fx.JobEnded)]
+    assert ended == ["a", "b", "c", "d"]
+    invariants.check_rest(machine)
+
+
+# -- detached jobs
+
+
+def test_a_detached_job_is_forgotten_once_accepted() -> None:
+    machine = session()
+    machine.submit(1.0, submit(detached=True))
+    machine.receive(1.1, 1, m.Accepted("a", 0, 5))
+    assert effects(machine) == [fx.Send(1, submit(detached=True)), fx.JobAccepted("a", 5)]
+    invariants.check_rest(machine)
+    machine.receive(1.2, 1, outcome(1, [0]))  # nobody asked for it
+    assert effects(machine) == [fx.Send(1, m.OutcomeAck(1))]
+
+
+def test_a_detached_job_that_is_not_accepted_yet_is_said_again_under_the_same_epoch() -> None:
+    machine = session()
+    machine.submit(1.0, submit(detached=True))
+    machine.lost(1.1, 1)
+    machine.take_effects()
+    machine.receive(1.2, 2, m.Welcome("s1", 7, "0"))
+    assert effects(machine) == [fx.Linked("s1"), fx.Send(2, submit(detached=True))]
+    machine.lost(1.3, 2)
+    machine.receive(1.4, 3, m.Welcome("s1", 8, "0"))  # it was restarted and knows nothing
+    machine.receive(1.5, 3, m.Accepted("a", 1, 2))
+    assert effects(machine)[-1] == fx.JobAccepted("a", 2)
+
+
+def test_a_detached_job_that_is_rejected_ends() -> None:
+    machine = session()
+    machine.submit(1.0, submit(detached=True))
+    machine.receive(1.1, 1, m.Rejected("a", 0, "invalid", "because"))
+    assert effects(machine)[-1] == fx.JobEnded("a", "invalid", "because")
+
+
+# -- kills with a grace
+
+
+def test_a_kill_is_said_again_with_the_grace_that_each_task_was_given() -> None:
+    machine = session()
+    machine.submit(1.0, submit())
+    machine.kill(1.1, "a", [0], 2.5)
+    machine.kill(1.1, "a", [1, 2])
+    assert effects(machine)[1:] == [fx.Send(1, m.Kill("a", 0, [0], 2.5)), fx.Send(1, m.Kill("a", 0, [1, 2]))]
+    machine.lost(1.2, 1)
+    machine.receive(1.4, 2, m.Welcome("s1", 7, "0", ["a"]))
+    assert effects(machine)[-2:] == [fx.Send(2, m.Kill("a", 0, [0], 2.5)), fx.Send(2, m.Kill("a", 0, [1, 2]))]
+
+
+def test_what_a_scheduler_sent_back_has_never_run() -> None:
+    machine = session()
+    machine.submit(1.0, submit())
+    machine.receive(1.1, 1, m.Rejected("a", 0, "busy", "full", 0.5))
+    machine.take_effects()
+    machine.kill(1.2, "a", [0])
+    assert effects(machine) == [fx.Deliver("a", [0], bytes([m.CANCELLED]), [b""])]
+
+
+# -- any order of events
+
+
+class World:
+    """A session, and schedulers that remember what they were sent. Every task must end once, whatever happens."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.machine = session({"s1": "at s1", "s2": "at s2"}, jobs_in_flight=3)
+        self.now = 1.0
+        self.peer = 1  # the connection that stands; 0: none
+        self.asked = 0  # the connection that waits for a welcome
+        self.there: dict[str, tuple[int, set[int]]] = {}  # jobs of the scheduler: epoch, open tasks
+        self.shown: list[tuple[str, int]] = []
+        self.submitted: list[tuple[str, int]] = []
+        self.recalled: set[int] = set()
+        self.requests = 0
+        self.seq = 0
+
+    def settle(self) -> None:
+        for effect in effects(self.machine):
+            match effect:
+                case fx.Deliver():
+                    self.shown += [(effect.job, index) for index in effect.indices]
+                case fx.Recalled():
+                    self.recalled.add(effect.request)
+                case fx.Connect():
+                    self.asked = effect.peer
+                case fx.Send(_, m.Submit() as sent) if effect.peer == self.peer:
+                    self.there[sent.job] = (sent.epoch, set(sent.indices or range(sent.count)))
+                case fx.Send(_, m.Recall() as recall):
+                    _, tasks = self.there[recall.job]
+                    back = [index for index in recall.indices if index in tasks and self.rng.random() < 0.5]
+                    self.end(recall.job, back, m.CANCELLED)
+                    self.machine.receive(
+                        self.now, self.peer, m.Returned(recall.request, recall.job, recall.epoch, back)
+                    )
+
+    def end(self, job: str, indices: list[int], status: int) -> None:
+        epoch, tasks = self.there[job]
+        self.seq += 1
+        tasks.difference_update(indices)
+        if not tasks:
+            del self.there[job]
+        payloads: list[m.Payload] = [b""] * len(indices)
+        outcome = m.Outcome(self.seq, job, epoch, indices, bytes([status]) * len(indices), payloads)
+        self.machine.receive(self.now, self.peer, outcome)
+
+    def step(self) -> None:
+        self.now += self.rng.choice([0.0, 0.01, 0.6])
+        job = self.rng.choice(sorted(self.machine.jobs) or ["none"])
+        some = self.rng.sample(range(3), self.rng.randint(1, 3))
+        match self.rng.choice(["submit", "end", "end", "end", "recall", "kill", "reject", "lose", "welcome", "tick"]):
+            case "submit" if len(self.submitted) < 60:
+                names = [f"{len(self.submitted)}-{n}" for n in range(self.rng.randint(1, 5))]
+                self.submitted += [(name, index) for name in names for index in range(3)]
+                self.machine.submit_all(self.now, [submit(name) for name in names], flight=self.rng.random() < 0.5)
+            case "end" if self.peer and self.there:
+                name = self.rng.choice(sorted(self.there))
+                self.end(name, [i for i in some if i in self.there[name][1]] or list(self.there[name][1]), m.SUCCEEDED)
+            case "recall":
+                self.requests += 1
+                self.machine.recall(self.now, self.requests, job, some)
+            case "kill":
+                self.machine.kill(self.now, job, self.rng.choice([some, []]), self.rng.choice([0.0, 2.0]))
+            case "reject" if self.peer and self.there:
+                name = self.rng.choice(sorted(self.there))
+                epoch, _ = self.there.pop(name)
+                self.machine.receive(self.now, self.peer, m.Rejected(name, epoch, "busy", "full", 0.1))
+            case "lose" if self.peer:
+                lost, self.peer = self.peer, 0
+                self.machine.lost(self.now, lost)
+            case "welcome":
+                self.welcome()
+            case "tick":
+                self.machine.tick(self.now)
+        self.settle()
+
+    def welcome(self) -> None:
+        if self.peer or not self.asked:
+            return
+        self.peer, self.asked = self.asked, 0
+        if self.rng.random() < 0.5:  # it was restarted, or is another one
+            self.there.clear()
+        self.machine.receive(self.now, self.peer, m.Welcome("s", 7 if self.there else 8, "0", sorted(self.there)))
+
+    def finish(self) -> None:
+        for _ in range(500):
+            self.now += 0.6
+            self.machine.tick(self.now)
+            self.settle()
+            self.welcome()
+            self.settle()
+            if self.peer:
+                for name in sorted(self.there):
+                    if name in self.there:
+                        self.end(name, sorted(self.there[name][1]), m.SUCCEEDED)
+                self.settle()
+            if not self.machine.jobs:
+                return
+
+
+def test_every_task_ends_once_whatever_happens() -> None:
+    for seed in range(300):
+        world = World(seed)
+        for _ in range(150):
+            world.step()
+        world.finish()
+        assert sorted(world.shown) == sorted(world.submitted), f"seed {seed}"
+        assert world.recalled == set(range(1, world.requests + 1)), f"seed {seed}"
+        invariants.check_rest(world.machine)

@@ -117,4 +117,4 @@ def send(target: Client | Detached, function: str, calls: Sequence[Call], option
             last, distinct = call, distinct + 1
         payloads.append(payload)
     shared = payloads[:1] if distinct == 1 else payloads  # the same call many times travels once
-    return target._send(submission.Work(spec, named, shared, len(payloads)))
+    return target.send(submission.Work(spec, named, shared, len(payloads)))

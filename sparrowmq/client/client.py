@@ -79,13 +79,13 @@ class Submitter:
         `functools.partial` for constant arguments of ``fn``. Everything is turned into bytes before anything is sent;
         for more tasks than fit into memory see `imap`.
         """
-        return self._send(submission.mapped(opts.make_spec(self._spec, **options), fn, iterables))
+        return self.send(submission.mapped(opts.make_spec(self._spec, **options), fn, iterables))
 
     def starmap(
         self, fn: Callable[..., Any] | str, rows: Iterable[Iterable[Any]], **options: Unpack[JobOptions]
     ) -> Job[Any]:
         """Run ``fn(*row)`` for each of ``rows``, as one job. Keyword arguments are options of the job."""
-        return self._send(submission.calls(opts.make_spec(self._spec, **options), fn, map(tuple, rows)))
+        return self.send(submission.calls(opts.make_spec(self._spec, **options), fn, map(tuple, rows)))
 
     @overload
     def imap(
@@ -129,13 +129,13 @@ class Submitter:
         SPARROWMQ_JOB, SPARROWMQ_TASK and SPARROWMQ_ATTEMPT.
         """
         spec = opts.make_spec(self._spec, **options)
-        return self._send(submission.commands(spec, argv, n, env, cwd, stdin))
+        return self.send(submission.commands(spec, argv, n, env, cwd, stdin))
 
     def sleep(self, seconds: Iterable[float], **options: Unpack[JobOptions]) -> Job[None]:
         """Run one task for each of ``seconds`` that only sleeps so long: a load to measure scheduling with."""
-        return self._send(submission.sleeps(opts.make_spec(self._spec, **options), seconds))
+        return self.send(submission.sleeps(opts.make_spec(self._spec, **options), seconds))
 
-    def _send(self, work: submission.Work) -> Job[Any]:
+    def send(self, work: submission.Work) -> Job[Any]:
         """Submit ``work`` as one job, or as several, two in flight, where the limits of one are exceeded."""
         connection, spec = self._connection, work.spec
         function = submission.wrap(work.function)

@@ -169,13 +169,13 @@ class Detached:
         self, fn: Callable[..., Any] | str, /, *iterables: Iterable[Any], **options: Unpack[JobOptions]
     ) -> JobHandle:
         """As `Client.map`."""
-        return self._send(submission.mapped(opts.make_spec(self._spec, **options), fn, iterables))
+        return self.send(submission.mapped(opts.make_spec(self._spec, **options), fn, iterables))
 
     def starmap(
         self, fn: Callable[..., Any] | str, rows: Iterable[Iterable[Any]], **options: Unpack[JobOptions]
     ) -> JobHandle:
         """As `Client.starmap`."""
-        return self._send(submission.calls(opts.make_spec(self._spec, **options), fn, map(tuple, rows)))
+        return self.send(submission.calls(opts.make_spec(self._spec, **options), fn, map(tuple, rows)))
 
     def run_commands(
         self,
@@ -189,13 +189,14 @@ class Detached:
     ) -> JobHandle:
         """As `Client.run_commands`."""
         spec = opts.make_spec(self._spec, **options)
-        return self._send(submission.commands(spec, argv, n, env, cwd, stdin))
+        return self.send(submission.commands(spec, argv, n, env, cwd, stdin))
 
     def sleep(self, seconds: Iterable[float], **options: Unpack[JobOptions]) -> JobHandle:
         """As `Client.sleep`."""
-        return self._send(submission.sleeps(opts.make_spec(self._spec, **options), seconds))
+        return self.send(submission.sleeps(opts.make_spec(self._spec, **options), seconds))
 
-    def _send(self, work: submission.Work) -> JobHandle:
+    def send(self, work: submission.Work) -> JobHandle:
+        """Submit ``work`` as one job; return when a scheduler has it. Raises TooLarge where it is more than one."""
         cut = list(submission.parts(work))
         if not cut:
             raise UsageError("a detached job without tasks", hint="a job has at least one task")

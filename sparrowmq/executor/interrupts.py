@@ -63,7 +63,11 @@ class Interrupts:
         if running != meant or not running:
             self.early = meant
             if running:
-                self._remind()
+                self.shield()  # the next signal may be meant for this task, and must not tear the report
+                try:
+                    self._remind()
+                finally:
+                    self.unshield()
             return
         if self.raised == running:
             return

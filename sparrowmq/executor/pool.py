@@ -24,6 +24,8 @@ from sparrowmq.protocol import messages as m
 READY_WITHIN_S: Final = 30.0
 COUNT_EVERY_S: Final = 0.05  # how often the processes below a busy slot are counted
 CLOSE_WITHIN_S: Final = 5.0
+REMIND_S_MIN: Final = 0.02  # between the signals to a task that does not heed the first
+REMIND_S_MAX: Final = 1.0
 EXIT_WITHIN_S: Final = 1.0  # after the slot closed its socket
 _RESTART_AFTER_S: Final = 0.2
 _SWEEP_EVERY_S: Final = 0.01
@@ -165,7 +167,14 @@ class SlotPool:
         process = self._process(slot)
         if process is not None and process.ready:
             process.link.page.interrupt(seq)
-            self._order(_Order(self._tokens[slot], Zygote.interrupt))
+            self._signal(self._tokens[slot], seq, REMIND_S_MIN)
+
+    def _signal(self, token: int, seq: int, again_s: float) -> None:
+        """Send the signal, and again while the task goes on: one just before a blocking call does not end that."""
+        process = self._processes.get(token)
+        if process is not None and process.link.reported_seq < seq and process.link.page.started_seq() <= seq:
+            self._order(_Order(token, Zygote.interrupt))
+            self._loop.call_later(again_s, lambda: self._signal(token, seq, min(2.0 * again_s, REMIND_S_MAX)))
 
     def kill(self, slot: int) -> None:
         """Kill the slot's process with its descendants; `slot_exited` follows, unless it has come already."""

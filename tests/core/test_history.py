@@ -224,3 +224,12 @@ def test_the_row_of_a_job_has_what_it_rests_and_what_it_printed() -> None:
     )  # fmt: skip
     assert world.machine.state.job("nobody") is None
     world.hear("x", hello(m.CLIENT, "c9"))
+
+
+@pytest.mark.parametrize(("payload", "detail"), [(b"interrupted", "interrupted"), (b"killed", "killed"), (b"", "")])
+def test_a_cancelled_task_tells_how_it_ended(payload: bytes, detail: str) -> None:
+    world = World(workers=1)
+    finish(world, "a", status=m.CANCELLED, payload=payload)
+    [row] = tasks(world)
+    assert told(row)[-1] == (1.0, "cancelled", 1, "w1", detail)
+    assert failures(world) == []

@@ -21,7 +21,12 @@ class World:
     def __init__(self, *, workers: int = 0, client: bool = True, eager: bool = False, **settings: Any) -> None:
         self.now = 1.0
         self.machine = Scheduler(
-            id="s1", incarnation=7, rng=random.Random(3), settings=SchedulerSettings(eager=eager, **settings), host="box", pid=99
+            id="s1",
+            incarnation=7,
+            rng=random.Random(3),
+            settings=SchedulerSettings(eager=eager, **settings),
+            host="box",
+            pid=99,
         )
         if client:
             self.hear(CLIENT, hello(m.CLIENT, "c1"))

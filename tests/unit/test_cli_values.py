@@ -153,7 +153,7 @@ def test_a_file_is_not_read_further_than_asked(tmp_path):
 
 
 class Target:
-    def _send(self, work):
+    def send(self, work):
         self.work = work
         return work
 

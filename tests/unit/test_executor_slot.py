@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -83,6 +83,38 @@ class TestInterrupts:
         told(page, 6)
         told(page, 6)
         assert done == [1]
+
+
+class TestReminders:
+    """A signal that is not meant for the task that runs has what waits reported."""
+
+    def reminded(self, page: Page, remind: Callable[[], object]) -> Interrupts:
+        interrupts = Interrupts(page, remind)
+        interrupts.install()
+        return interrupts
+
+    def test_only_while_a_task_runs(self, page: Page) -> None:
+        calls: list[int] = []
+        interrupts = self.reminded(page, lambda: calls.append(1))
+        signal.raise_signal(signal.SIGINT)
+        assert calls == []
+        interrupts.running = 6
+        signal.raise_signal(signal.SIGINT)
+        assert calls == [1]
+
+    def test_an_interrupt_meanwhile_waits_for_the_end_of_the_report(self, page: Page) -> None:
+        steps: list[str] = []
+
+        def report() -> None:
+            steps.append("begun")
+            told(page, 6)
+            steps.append("ended")
+
+        interrupts = self.reminded(page, report)
+        interrupts.running = 6
+        with pytest.raises(KeyboardInterrupt):
+            told(page, 5)
+        assert steps == ["begun", "ended"]
 
 
 def test_sending_output_is_never_torn(page: Page, interrupts: Interrupts) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sparrowmq.bench import figures, floor, report, target
+from sparrowmq.bench.meter import Meter
 from sparrowmq.bench.tasks import echo
 from sparrowmq.client.client import Client
 
@@ -34,7 +35,13 @@ def run(*, trips: int = 1000, workers: int = 1, runs: int = 5, url: str = "") ->
 
         for trip in (task, bare):
             _trips(trip, _WARM_UP_TRIPS)
-        measured = [(_trips(task, trips), _trips(bare, trips)) for _ in range(runs)]
+        meter = Meter(cluster)
+        measured = []
+        for _ in range(runs):
+            meter.start()
+            tasks_s = _trips(task, trips)
+            meter.stop()
+            measured.append((tasks_s, _trips(bare, trips)))
 
     def over_runs(which: int, share: float) -> float:
         return figures.ms(figures.median([figures.percentile(pair[which], share) for pair in measured]))
@@ -44,6 +51,7 @@ def run(*, trips: int = 1000, workers: int = 1, runs: int = 5, url: str = "") ->
         "workers": cluster.workers,
         "p50_ms": over_runs(0, 0.5),
         "p99_ms": over_runs(0, 0.99),
+        "cpu_us_per_trip": meter.us_per(trips * runs),
         "floor_p50_ms": over_runs(1, 0.5),
         "floor_p99_ms": over_runs(1, 0.99),
         "runs": [figures.ms(figures.median(tasks_s)) for tasks_s, _ in measured],

@@ -9,6 +9,7 @@ import time
 from typing import Any, Final, NamedTuple
 
 from sparrowmq.bench import figures, report, target
+from sparrowmq.bench.meter import Meter
 from sparrowmq.bench.tasks import echo
 from sparrowmq.client.client import Client
 from sparrowmq.errors import SparrowError
@@ -30,12 +31,16 @@ def run(*, tasks: int = 10_000, workers: int = 2, slots: int = 1, runs: int = 5,
     """
     with target.opened(url, workers=workers, slots=slots) as cluster, Client(cluster.url) as client:
         _once(client, min(tasks, _WARM_UP_TASKS))
+        meter = Meter(cluster)
+        meter.start()
         took = [_once(client, tasks) for _ in range(runs)]
+        meter.stop()
     rates = [round(tasks / one.total_s, 1) for one in took]
     measured = {
         "tasks": tasks,
         "tasks_per_s": figures.median(rates),
         "runs": rates,
+        "cpu_us_per_task": meter.us_per(tasks * runs),
         "calls_per_s": figures.median([round(tasks / one.calls_s, 1) for one in took]),
     }
     return report.result("submit", measured, cluster)

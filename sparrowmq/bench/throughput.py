@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from sparrowmq.bench import figures, report, target, usage
+from sparrowmq.bench.meter import Meter
 from sparrowmq.bench.tasks import echo
 from sparrowmq.client.client import Client
 from sparrowmq.errors import SparrowError, UsageError
@@ -43,7 +44,10 @@ def run(
         memory = {f"{side}_before_mb": _mb(usage.rss_bytes(pids)) for side, pids in sides.items()}
         for pids in sides.values():
             usage.reset_peak(pids)
+        meter = Meter(cluster)
+        meter.start()
         rates = [round(tasks / _once(client, call, tasks), 1) for _ in range(runs)]
+        meter.stop()
         for side, pids in sides.items():
             memory[f"{side}_peak_mb"] = _mb(usage.peak_rss_bytes(pids))
             memory[f"{side}_after_pss_mb"] = _mb(usage.pss_bytes(pids))
@@ -54,6 +58,7 @@ def run(
         "slots": cluster.slots,
         "tasks_per_s": figures.median(rates),
         "runs": rates,
+        "cpu_us_per_task": meter.us_per(tasks * runs),
         **memory,
     }
     return report.result("throughput", measured, cluster)

@@ -20,6 +20,8 @@ def cluster() -> Iterator[LocalCluster]:
 
 def test_throughput_measures_a_cluster_that_runs_already(cluster: LocalCluster) -> None:
     result = throughput.run(tasks=500, runs=3, url=cluster.url)
+    assert set(result["cpu_us_per_task"]) == {"client", "schedulers", "node_monitors", "slots"}
+    assert all(spent_us > 0 for spent_us in result["cpu_us_per_task"].values())
     assert (result["tasks"], result["workers"], result["slots"]) == (500, 2, 4)
     assert len(result["runs"]) == 3
     assert result["tasks_per_s"] == sorted(result["runs"])[1] > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import itertools
 import os
 import resource
@@ -263,3 +264,21 @@ def test_thousands_of_separate_calls_come_back_each(client: Client) -> None:
     assert (len(done), not_done) == (5001, set())
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda n: client.submit(identity, n).result(TIMEOUT_S), range(200))) == list(range(200))
+
+
+def straggle(number: int, path: str) -> int:
+    """The last one hangs, but only the first time."""
+    if number == 19:
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+            time.sleep(60)
+    time.sleep(0.01)
+    return number
+
+
+def test_a_straggler_gets_a_second_attempt_and_the_first_result_counts(client: Client, tmp_path: Path) -> None:
+    job = client.map(straggle, range(20), [str(tmp_path / "first")] * 20, hedge_after="p95")
+    assert client.gather(job, timeout_s=TIMEOUT_S) == list(range(20))
+    kinds = [event.kind for event in job[19].history() if event.kind != "returned"]
+    assert kinds[-2:] == ["hedged", "succeeded"]
+    assert job.status()[0].hedges >= 1

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 2.0
 REFUSED_RETRY_S = 0.5  # a Redis that is just being restarted
+NONE_RETRY_S = 3.0  # commands come right behind `docker compose up`
 
 
 class Answer(NamedTuple):
@@ -36,20 +37,27 @@ class Answer(NamedTuple):
     took_s: float = 0.0
 
 
-def schedulers(store: StoreSettings, *, patience_s: float = REFUSED_RETRY_S) -> dict[str, SchedulerRecord]:
-    """Return the schedulers that are registered. Raises Unavailable within about a second of Redis refusing."""
+def schedulers(
+    store: StoreSettings, *, patience_s: float = REFUSED_RETRY_S, none_patience_s: float = 0.0
+) -> dict[str, SchedulerRecord]:
+    """Return the schedulers that are registered; none only after ``none_patience_s``: they may be about to start.
+
+    Raises Unavailable within about a second of Redis refusing.
+    """
     from sparrowmq.store.registry import Registry
 
-    deadline = time.monotonic() + patience_s
+    began = time.monotonic()
     registry = Registry(store)
     try:
         while True:
             try:
-                return registry.schedulers()
+                found = registry.schedulers()
+                if found or time.monotonic() >= began + none_patience_s:
+                    return found
             except Unavailable:
-                if time.monotonic() >= deadline:
+                if time.monotonic() >= began + patience_s:
                     raise
-                time.sleep(0.1)
+            time.sleep(0.1)
     finally:
         registry.close()
 
@@ -63,7 +71,7 @@ def statuses(
     """
     from sparrowmq.store.connection import describe
 
-    found = schedulers(store)
+    found = schedulers(store, none_patience_s=NONE_RETRY_S)
     if not found:
         raise Unavailable(
             f"no scheduler is registered in Redis at {describe(store.url)}",

@@ -99,7 +99,8 @@ def test_a_stopped_client_fills_no_scheduler_and_gets_everything_once(
         finished = sum(row().counts)
         assert other.gather(other.map(len, [b"x" * RESULT_BYTES] * 500), timeout_s=TIMEOUT_S) == [RESULT_BYTES] * 500
         assert sum(row().counts) == finished < TASKS
-        assert scheduler.memory_info().rss - before < 4 * CREDIT_BYTES + 64 * MIB
+        # The credit, what was under way when it was used up, the other client's 31 MiB, and freed memory that is kept.
+        assert scheduler.memory_info().rss - before < CREDIT_BYTES + 144 * MIB < TASKS * RESULT_BYTES
         slow.send_signal(signal.SIGCONT)
         assert slow.stdout.readline() == "complete\n"
         assert slow.wait(TIMEOUT_S) == 0

@@ -30,6 +30,7 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     reconnect_grace_s: SecondsOrZero = 0.05
     client_lease_s: Seconds = 10.0
     eager: bool = True
+    cancellation: bool = True
     unschedulable_after_s: Seconds = 10.0
     ping_interval_s: Seconds = 1.0
     silent_after_s: Seconds = 10.0

@@ -46,7 +46,7 @@ class Clients:
             client = None
         if client is None:
             client = state.clients[hello.id] = Client(hello.id, hello.incarnation, peer)
-        client.peer, client.gone_at = peer, None
+        client.peer, client.gone_at, client.connection = peer, None, hello.connection
         state.peers[peer] = client
         wanted = set(hello.jobs)
         for job_id in sorted(client.jobs - wanted):

@@ -51,12 +51,10 @@ class Connections:
                 link.address = address
                 self._connect(now, link)
 
-    def heard(self, now: float, link: Link) -> None:
-        """A message came from this scheduler."""
-        link.heard_at = now
-        if link.silent:
-            link.silent = False
-            self._place.queue.unpark(link.scheduler)
+    def speaks(self, link: Link) -> None:
+        """A scheduler that was silent has been heard."""
+        link.silent = False
+        self._place.queue.unpark(link.scheduler)
 
     def welcomed(self, link: Link, message: m.Welcome) -> None:
         """The scheduler has answered the hello: what is unacknowledged is said again."""
@@ -117,7 +115,10 @@ class Connections:
         self.peers[link.peer] = link
         self._effects.append(Connect(link.peer, link.address))
         hello = msgspec.structs.replace(
-            self._hello, reserved=self._place.reserved_by(link.scheduler), held=self.held_by(link)
+            self._hello,
+            reserved=self._place.reserved_by(link.scheduler),
+            held=self.held_by(link),
+            connection=link.peer,
         )
         self._effects.append(Send(link.peer, hello))
         if not self._watching:
@@ -134,8 +135,9 @@ class Connections:
         link.peer, link.welcomed, link.silent = 0, False, False
         for request in list(link.requests.values()):
             self.forget_request(link, request)
-            entry = Entry(link.scheduler, request.job, request.epoch, request.round, request.count)
-            self._place.queue.add(entry, first=True)
+            if self._place.epoch(request.job, request.epoch) == request.epoch:  # else its job is elsewhere by now
+                entry = Entry(link.scheduler, request.job, request.epoch, request.round, request.count)
+                self._place.queue.add(entry, first=True)
         self._place.queue.park(link.scheduler)
 
     def _drop(self, now: float, link: Link, retry_after_s: float) -> None:
@@ -170,6 +172,8 @@ class Connections:
         """A scheduler has been away for long: its clients have gone elsewhere."""
         link = self.links.get(scheduler)
         if link is not None and not link.welcomed and link.down_since == down_since:
+            if link.peer:
+                self.drop(now, link)  # its hello tells of them, and may still be on its way
             self._drop_entries(link)
             if not link.listed and not link.peer:
                 self._forget(link)

@@ -144,7 +144,12 @@ def check_job(job: Job) -> None:
     _same(f"{name}: ledger", job.tasks, job.unplaced + job.resting + job.launched + sum(job.counts))
     assert not job.done, f"{name} is over and still in the table"
     for index in job.launched_tasks():
-        _check_attempts(job, index)
+        if index in job.twins or index in job.wanted:
+            _check_attempts(job, index)
+        else:  # most of them: as there
+            assert job.attempts[index] > 0, f"{name}: task {index} has no attempt"
+            where = job.place[index]
+            assert where in job.workers, f"{name}: task {index} is at {where}, which is not a worker of its job"
     _same(f"{name}: reservations", job.reserved_total, sum(job.reserved.values()))
     assert all(count > 0 for count in job.reserved.values()), f"{name}: reservations {job.reserved}"
     assert set(job.reserved) <= job.workers, f"{name}: reservations at others than its workers"
@@ -283,8 +288,8 @@ def check_node_monitor(monitor: NodeMonitor) -> None:
         assert recall.waiting <= reclaiming, f"{name}: a recall waits for slots {recall.waiting - reclaiming}"
     full = sum(link.outbox.bytes for link in monitor.links.values()) > limits.unacked_bytes
     if not monitor.draining and not full and queue.head() is not None:
-        idle = place.idle()
-        assert idle is None, f"{name}: slot {idle and idle.number} is idle, and the queue is not empty"
+        idle = [slot.number for slot in place.slots if slot.ready and not slot.held_count and not slot.asked]
+        assert not idle, f"{name}: slots {idle} are idle, and the queue is not empty"
 
 
 def _check_slot(name: str, slot: Slot) -> None:
@@ -319,8 +324,12 @@ def _node_monitor_at_rest(monitor: NodeMonitor) -> None:
             _same(f"{name}: results that {link.scheduler} has not acknowledged", len(link.outbox), 0)
 
 
-def check_agreement(scheduler: Scheduler, monitor: NodeMonitor) -> None:
-    """I9: nothing is under way between these two, which are connected: they believe the same of each other."""
+def check_agreement(scheduler: Scheduler, monitor: NodeMonitor, *, orphans: bool = False) -> None:
+    """I9: nothing is under way between these two, which are connected: they believe the same of each other.
+
+    ``orphans``: the worker may have reservations of jobs that are over. When its queue is full a scheduler gives up all
+    that a job has there; what was there before ends as no-ops.
+    """
     worker = scheduler.state.workers.get(monitor.id)
     link = monitor.links.get(scheduler.id)
     if worker is None or worker.peer is None or link is None or not link.welcomed or link.requests:
@@ -333,6 +342,8 @@ def check_agreement(scheduler: Scheduler, monitor: NodeMonitor) -> None:
             for index, attempt in zip(h.indices, h.attempts, strict=True)}  # fmt: skip
     taken_back = {(r.message.job, index) for r in monitor.place._recalls for index, _ in r.found}
     for job in scheduler.state.jobs.values():
+        if monitor.place._epochs.get(job.id, -1) > job.epoch:
+            continue  # another scheduler has it by now
         believed = job.reserved.get(worker.id, 0)
         assert believed <= actual[job.id], (
             f"{scheduler.id} counts on {believed} reservations of {job.id} at {monitor.id}; there are {actual[job.id]}"
@@ -342,7 +353,7 @@ def check_agreement(scheduler: Scheduler, monitor: NodeMonitor) -> None:
             there = attempt in held or (job.id, index) in taken_back
             assert there, f"task {index} of {job.id} is not at {monitor.id}, where {scheduler.id} believes it"
     over = [job_id for job_id, count in actual.items() if count and job_id not in scheduler.state.jobs]
-    assert not over, f"{monitor.id} has reservations of jobs that are over: {over}"
+    assert orphans or not over, f"{monitor.id} has reservations of jobs that are over: {over}"
 
 
 # -- session
@@ -391,7 +402,8 @@ class History:
         self.tasks: dict[str, int] = {}
         self.outcomes: dict[tuple[str, int], tuple[int, m.Payload]] = {}  # (job, index) -> what was shown
         self.ends: dict[str, fx.JobEnded] = {}
-        self.reported: defaultdict[tuple[str, int], set[tuple[int, m.Payload]]] = defaultdict(set)
+        # (job, index) -> each (status, payload) that a scheduler has sent, and the highest epoch that it was sent in
+        self.reported: defaultdict[tuple[str, int], dict[tuple[int, m.Payload], int]] = defaultdict(dict)
         self._open: Counter[str] = Counter()
 
     def submitted(self, job: str, tasks: int) -> None:
@@ -403,7 +415,8 @@ class History:
         """A scheduler has sent this."""
         rows = zip(outcome.indices, outcome.statuses, outcome.payloads, strict=True)
         for index, status, payload in rows:
-            self.reported[outcome.job, index].add((status, payload))
+            known = self.reported[outcome.job, index]
+            known[status, payload] = max(outcome.epoch, known.get((status, payload), 0))
 
     def shown(self, deliver: fx.Deliver) -> None:
         """I2, I3: each outcome is shown once, and is one that a scheduler has reported (or the client's own cancel)."""
@@ -424,6 +437,10 @@ class History:
         assert end.job in self._open, f"job {end.job} ends twice"
         self.ends[end.job] = end
         del self._open[end.job]
+
+    def abandoned(self, job: str) -> None:
+        """Its client is gone: nobody is shown what is open of this job."""
+        self._open.pop(job, None)
 
     def complete(self) -> bool:
         """Return whether every task of every job has its outcome."""

@@ -65,6 +65,7 @@ class Job:
     launched = 0
     resting = 0
     round = 0
+    withdrawn = 0  # the reservations of rounds up to this one have been withdrawn
     reserved_total = 0
     ever_eligible = False
     rest_due = 0.0  # the deadline that is set for resting tasks; 0: none
@@ -477,6 +478,7 @@ class Job:
     def withdraw(self) -> dict[str, int]:
         """Forget all reservations and return them per worker, for the cancels that go out."""
         withdrawn, self.reserved = self.reserved, {}
+        self.withdrawn = self.round
         self.cancels += self.reserved_total
         self.reserved_total = 0
         return withdrawn

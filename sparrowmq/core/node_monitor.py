@@ -11,7 +11,7 @@ this room talks to schedulers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from sparrowmq import limits
 from sparrowmq.core.connections import Connections
@@ -55,33 +55,9 @@ class NodeMonitor:
         hello = m.Hello(m.PROTOCOL, package, m.WORKER, id, incarnation, python, host, pid, slots)
         self.connections = Connections(hello, settings, self.place, self._effects, self._timers)
         self.links = self.connections.links
+        self._peers = self.connections.peers
         self._send = self.connections.send
         self._forget_request = self.connections.forget_request
-        self._handlers: dict[type, Callable[[float, Link, Any], None]] = {
-            m.Welcome: self._on_welcome,
-            m.Refused: self.connections.refused,
-            m.Probe: self._on_probe,
-            m.Task: self._on_task,
-            m.NoOp: self._on_no_op,
-            m.Cancel: self._on_cancel,
-            m.Recall: self._on_recall,
-            m.ResultAck: lambda now, link, message: link.outbox.acknowledge(message.seq),
-            m.Kill: self._on_kill,
-            m.Ping: lambda now, link, message: self._send(link, m.Pong(message.n)),
-            m.Goodbye: self._on_goodbye,
-            m.Drain: self._on_drain,
-        }
-        self._due: dict[str, Callable[..., None]] = {
-            "connect": self.connections.due_connect,
-            "grace": self.connections.due_grace,
-            "unanswered": self._due_unanswered,
-            "silence": self.connections.due_silence,
-            "deadline": self._due_deadline,
-            "watch": self.place.due_watch,
-            "clock": self.place.endings.due_clock,
-            "grace_over": self.place.endings.due_grace_over,
-            "respawn": self.place.due_respawn,
-        }
 
     @property
     def connected(self) -> int:
@@ -102,14 +78,16 @@ class NodeMonitor:
     def receive(self, now: float, peer: int, message: m.AnyMessage) -> None:
         """A message from a scheduler. Never raises for anything that decodes."""
         self._now = now
-        link = self.connections.peers.get(peer)
-        handler = self._handlers.get(type(message))
+        link = self._peers.get(peer)
+        kind = type(message)
+        handler = _HANDLERS.get(kind)
         if link is None or handler is None:
             return
-        self.connections.heard(now, link)
-        if not link.welcomed and not isinstance(message, m.Welcome | m.Refused):
-            return
-        handler(now, link, message)
+        link.heard_at = now
+        if link.silent:
+            self.connections.speaks(link)
+        if link.welcomed or kind is m.Welcome or kind is m.Refused:
+            handler(self, now, link, message)
 
     def lost(self, now: float, peer: int) -> None:
         """The connection is gone: what was asked over it is queued again, and it is tried anew."""
@@ -164,7 +142,7 @@ class NodeMonitor:
         """Do what is due."""
         self._now = now
         for name, *arguments in self._timers.due(now):
-            self._due[name](now, *arguments)
+            _DUE[name](self, now, *arguments)
 
     def next_deadline(self) -> float | None:
         """Return when `tick` is wanted next (monotonic seconds), or None."""
@@ -172,10 +150,13 @@ class NodeMonitor:
 
     def take_effects(self) -> list[AnyEffect]:
         """Return what is to be done since the last call, in order. Free slots ask for tasks here, once a turn."""
-        self.place.replace_retired()
+        if self.place.retiring:
+            self.place.replace_retired()
         self._feed()
         if self.draining and not self._left:
             self._leave_if_drained()
+        if not self._effects:
+            return []
         effects = self._effects[:]
         self._effects.clear()
         return effects
@@ -305,24 +286,26 @@ class NodeMonitor:
 
     def _feed(self) -> None:
         """Give every slot that is free, or about to be, the next thing in the queue."""
-        if self.draining or self.place.queue.head() is None:
+        place = self.place
+        entry = place.queue.head()
+        if entry is None or self.draining:
             return
-        if self._unacknowledged() > self.settings.limits.unacked_bytes:
-            return
-        for slot in self.place.slots:
-            while slot.ready:
-                entry = self.place.queue.head()
-                if entry is None:
-                    return
+        for slot in place.slots:
+            while not slot.sated and slot.ready:
                 link = self.links[entry.scheduler]
-                count = self.place.wanted(slot, entry, link.rtt_s)
+                count = place.wanted(slot, entry, link.rtt_s)
                 if not count:
                     break
+                if self._unacknowledged() > self.settings.limits.unacked_bytes:
+                    return
                 if entry.tasks is not None:
-                    tasks = self.place.queue.start(entry, count)
-                    self.place.hand(self._now, slot, tasks, entry.scheduler, entry.function)
+                    tasks = place.queue.start(entry, count)
+                    place.hand(self._now, slot, tasks, entry.scheduler, entry.function)
                 else:
                     self._request(link, slot.number, entry, count)
+                entry = place.queue.head()
+                if entry is None:
+                    return
 
     def _request(self, link: Link, slot: int, entry: Entry, count: int) -> None:
         self.place.queue.take(entry, count)
@@ -336,7 +319,10 @@ class NodeMonitor:
             self._timers.add(self._now + self.settings.request_timeout_s, ("unanswered", link.scheduler))
 
     def _unacknowledged(self) -> int:
-        return sum(link.outbox.bytes for link in self.links.values())
+        size = 0
+        for link in self.links.values():
+            size += link.outbox.bytes
+        return size
 
     def _report(
         self, batch: Batch, indices: list[int], attempts: list[int], statuses: bytes, us: list[int],
@@ -394,3 +380,30 @@ class NodeMonitor:
             self._send(link, m.Goodbye("leaving"))
         self._effects.append(Exit(reason))
         self._left = True
+
+
+_HANDLERS: Final[dict[type, Callable[[NodeMonitor, float, Link, Any], None]]] = {
+    m.Welcome: NodeMonitor._on_welcome,
+    m.Refused: lambda self, now, link, message: self.connections.refused(now, link, message),
+    m.Probe: NodeMonitor._on_probe,
+    m.Task: NodeMonitor._on_task,
+    m.NoOp: NodeMonitor._on_no_op,
+    m.Cancel: NodeMonitor._on_cancel,
+    m.Recall: NodeMonitor._on_recall,
+    m.ResultAck: lambda self, now, link, message: link.outbox.acknowledge(message.seq),
+    m.Kill: NodeMonitor._on_kill,
+    m.Ping: lambda self, now, link, message: self._send(link, m.Pong(message.n)),
+    m.Goodbye: NodeMonitor._on_goodbye,
+    m.Drain: NodeMonitor._on_drain,
+}
+_DUE: Final[dict[str, Callable[..., None]]] = {
+    "connect": lambda self, *due: self.connections.due_connect(*due),
+    "grace": lambda self, *due: self.connections.due_grace(*due),
+    "unanswered": NodeMonitor._due_unanswered,
+    "silence": lambda self, *due: self.connections.due_silence(*due),
+    "deadline": NodeMonitor._due_deadline,
+    "watch": lambda self, *due: self.place.due_watch(*due),
+    "clock": lambda self, *due: self.place.endings.due_clock(*due),
+    "grace_over": lambda self, *due: self.place.endings.due_grace_over(*due),
+    "respawn": lambda self, *due: self.place.due_respawn(*due),
+}

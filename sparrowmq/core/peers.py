@@ -29,6 +29,7 @@ class Worker:
     done: int = 0
     rtt_s: float = 0.0
     pinged_at: float = 0.0
+    connection: int = 0  # the latest that has said hello
 
     @property
     def state(self) -> str:
@@ -49,6 +50,7 @@ class Client:
     outbox: Outbox[m.Outcome] = field(default_factory=Outbox)
     starved: bool = False  # without credit: some of its tasks were refused to a request
     gone_at: float | None = None
+    connection: int = 0  # the latest that has said hello
 
 
 @dataclass(slots=True)

@@ -42,8 +42,12 @@ def suits(job: Job, worker: Worker) -> bool:
 class Placer:
     """Places unplaced tasks. ``workers`` is the scheduler's own table, read only here."""
 
-    def __init__(self, workers: dict[str, Worker], rng: random.Random, emit: Emit, *, eager: bool = True) -> None:
+    def __init__(
+        self, workers: dict[str, Worker], rng: random.Random, emit: Emit, *, eager: bool = True,
+        cancellation: bool = True,
+    ) -> None:  # fmt: skip
         self._eager = eager
+        self._cancellation = cancellation
         self._workers = workers
         self._rng = rng
         self._emit = emit
@@ -148,7 +152,8 @@ class Placer:
         Returns the tasks that were given their second attempt, mostly none.
         """
         count = message.count
-        job.use(worker.id, count)
+        if message.round > job.withdrawn:  # else its reservation was withdrawn while it was under way
+            job.use(worker.id, count)
         taken = 0
         seconds: list[int] = []
         if allowed and not worker.draining and suits(job, worker):
@@ -176,8 +181,9 @@ class Placer:
         worker.launched += len(taken)
         job.workers.add(worker.id)
         renew = 0
-        if request and job.unplaced and worker.id not in job.reserved:
+        if request and job.unplaced and worker.id not in job.reserved and self._everywhere(now, job):
             renew = min(len(taken), job.unplaced)
+            job.round = max(job.round, job.withdrawn + 1)
             job.reserve(worker.id, renew)
             job.probes -= renew  # it rides with the tasks: no probe is sent for it
         function: m.Payload = b""
@@ -190,9 +196,17 @@ class Placer:
         self._emit(worker.peer, task)
         return len(taken)
 
+    def _everywhere(self, now: float, job: Job) -> bool:
+        """Whether the job has reached every worker: then one that is through with its share takes more (DESIGN rule 6).
+
+        In a larger cluster its other reservations are as good, and this one would only have to be cancelled.
+        """
+        return len(job.workers) >= len(self.eligible(now, job))
+
     def withdraw(self, job: Job) -> None:
-        """Cancel every reservation that is left (SOSP 2013, 3.6)."""
-        for worker_id in job.withdraw():
+        """Cancel every reservation that is left (SOSP 2013, 3.6); without cancellation they end as no-ops."""
+        withdrawn = job.withdraw()
+        for worker_id in withdrawn if self._cancellation else ():
             self._emit(self._workers[worker_id].peer, m.Cancel(job.id, job.epoch, job.round))
 
     def loaded(self, now: float, job: Job, worker: Worker, message: m.Load) -> None:

@@ -65,7 +65,7 @@ class Queue:
     _cancelled: int = 0  # entries that a cancel has emptied and that still stand in the queue
 
     def __len__(self) -> int:
-        return len(self.entries) + sum(map(len, self.parked.values()))
+        return len(self.entries) + (sum(map(len, self.parked.values())) if self.parked else 0)
 
     def __iter__(self) -> Iterator[Entry]:
         yield from self.entries
@@ -74,12 +74,16 @@ class Queue:
 
     def add(self, entry: Entry, *, first: bool = False) -> None:
         """Put an entry at the tail, or at the head when it comes back."""
-        entries = self.parked.get(entry.scheduler, self.entries)
+        entries = self.parked.get(entry.scheduler, self.entries) if self.parked else self.entries
         if first:
             entries.appendleft(entry)
         else:
             entries.append(entry)
-        self._of_job.setdefault(entry.job, []).append(entry)
+        of_job = self._of_job.get(entry.job)
+        if of_job is None:
+            self._of_job[entry.job] = [entry]
+        else:
+            of_job.append(entry)
         self._count(entry, entry.count)
 
     def head(self) -> Entry | None:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from sparrowmq.placement import Policy, batch, per_task
+from sparrowmq.placement.probe_ratio import probes
 
 
 class Sampling:
@@ -21,6 +22,7 @@ class Sampling:
     ) -> None:
         self._rng = rng
         self._tasks = tasks
+        self._most = 1  # tasks of the job that batch sampling places on one worker
         self.round = round
         self._choices: list[tuple[str, ...]] | None = None
         if policy.name == "per-task":
@@ -28,6 +30,7 @@ class Sampling:
             self.asked = list(dict.fromkeys(worker for choice in self._choices for worker in choice))
         else:
             self.asked = list(batch.choose(rng, workers, tasks, ratio))
+            self._most = -(-probes(tasks, ratio) // len(self.asked))
         self.loads: dict[str, float] = {}
         self.waiting = set(self.asked)
 
@@ -47,6 +50,6 @@ class Sampling:
         """
         loads = {worker: load for worker, load in self.loads.items() if worker in slots}
         if self._choices is None:
-            return batch.place(self._rng, loads, self._tasks, slots=slots)
+            return batch.place(self._rng, loads, self._tasks, most=self._most, slots=slots)
         placed = per_task.place(self._rng, self._choices, loads, slots=slots)
         return dict(Counter(worker for worker in placed if worker is not None))

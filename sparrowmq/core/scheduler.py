@@ -53,7 +53,9 @@ class Scheduler:
         self.id = id
         self.incarnation = incarnation
         self.state = State(id, settings, rng, unix_offset_s, host, pid, package)
-        self._placer = Placer(self.state.workers, rng, self.state.send, eager=settings.eager)
+        self._placer = Placer(
+            self.state.workers, rng, self.state.send, eager=settings.eager, cancellation=settings.cancellation
+        )
         self._transcripts = Transcripts(self.state)
         self._outcomes = Outcomes(self.state, self._placer, self._transcripts)
         self._hedging = Hedging(self.state, self._placer, self._outcomes)
@@ -202,6 +204,8 @@ class Scheduler:
             return "busy", f"{have:,} {hello.role}s are connected: the limit of {self.id}"
         if known is not None and hello.incarnation < known.incarnation:
             return "identity_conflict", f"{hello.id} has been seen with a later incarnation"
+        if known is not None and hello.incarnation == known.incarnation and 0 < hello.connection < known.connection:
+            return "superseded", f"{hello.id} has said hello over a later connection"
         return None
 
     def _on_client_leaves(self, now: float, client: Client, message: m.Goodbye) -> None:

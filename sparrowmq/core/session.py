@@ -232,7 +232,7 @@ class Session:
         link = self._links[self._last_peer] = _Link(self._last_peer, chosen, self._known[chosen], now)
         self._effects.append(Connect(link.peer, link.address))
         jobs = sorted(self._work.of_lost())[: limits.INVENTORY_MAX]
-        self._effects.append(Send(link.peer, msgspec.structs.replace(self._hello, jobs=jobs)))
+        self._effects.append(Send(link.peer, msgspec.structs.replace(self._hello, jobs=jobs, connection=link.peer)))
         self._timers.add(now + self._settings.ping_interval_s, ("ping", link.peer))
 
     def _set_home(self, link: _Link | None) -> None:

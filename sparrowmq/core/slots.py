@@ -63,6 +63,7 @@ class Slot:
     reported: int = 0  # tasks that its process has ended
     retiring: bool = False  # its process is replaced once it has nothing to do
     crashes: int = 0  # in a row, without a result in between
+    sated: bool = False  # it was found to take nothing more, and nothing that this depends on has changed since
 
     @property
     def up(self) -> bool:
@@ -104,6 +105,7 @@ class Slot:
 
     def answered(self, job: str, count: int) -> None:
         """Note that ``count`` of what was asked for is answered, or not waited for any more."""
+        self.sated = False
         self.asked_count -= count
         self.asked[job] -= count
         if not self.asked[job]:
@@ -143,6 +145,7 @@ class Slot:
         reclaimed or given up meanwhile match nothing.
         """
         settled = []
+        self.sated = False
         last = first_seq + count - 1
         while self.held and self.held[0].first_seq <= last:
             batch = self.held[0]
@@ -167,6 +170,7 @@ class Slot:
     def cut(self, after_seq: int) -> list[Batch]:
         """Take out what comes after ``after_seq``: it never starts. Returns it as batches."""
         unstarted: list[Batch] = []
+        self.sated = False
         while self.held:
             batch = self.held[-1]
             keep = min(len(batch.indices), max(0, after_seq + 1 - batch.first_seq))
@@ -227,8 +231,14 @@ class Paces:
             pace = self._paces[job] = Pace()
             if len(self._paces) > self._limit:
                 self._paces.popitem(last=False)
-        self._recent.append(max(1e-6, max(service_us) * 1e-6))
-        self.usual_s = max(self._recent) if len(self._recent) >= RECENT_MIN else 0.0
+        longest_s = max(1e-6, max(service_us) * 1e-6)
+        recent = self._recent
+        forgotten_s = recent[0] if len(recent) == RECENT else 0.0
+        recent.append(longest_s)
+        if len(recent) <= RECENT_MIN or forgotten_s >= self.usual_s:
+            self.usual_s = max(recent) if len(recent) >= RECENT_MIN else 0.0
+        elif longest_s > self.usual_s:
+            self.usual_s = longest_s
         mean_s = max(1e-6, sum(service_us) * 1e-6 / len(service_us))
         pace.service_s = 0.7 * pace.service_s + 0.3 * mean_s if pace.service_s else mean_s
         pace.window = min(pace.window * 2, self._window_max) if mean_s < rtt_s else 1

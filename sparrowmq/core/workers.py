@@ -42,6 +42,7 @@ class Workers:
             worker = state.workers[hello.id] = Worker(hello.id, hello.incarnation, hello, peer, now)
         worker.hello, worker.peer, worker.lost_at, worker.heard_at = hello, peer, None, now
         worker.draining = False
+        worker.connection = hello.connection
         state.peers[peer] = worker
         self._placer.members_changed()
         state.send(peer, welcome)
@@ -79,7 +80,10 @@ class Workers:
             self._outcomes.take_back(now, job, worker.id, missing, "returned: lost on the way")
         for reserved in hello.reserved:
             job = state.jobs.get(reserved.job)
-            if job is None or job.epoch != reserved.epoch or not job.needed or not suits(job, worker):
+            if (
+                job is None or job.epoch != reserved.epoch or not job.needed or not suits(job, worker)
+                or reserved.round <= job.withdrawn
+            ):  # fmt: skip
                 state.send(worker.peer, m.Cancel(reserved.job, reserved.epoch, reserved.round))
             elif reserved.count:
                 count = min(reserved.count, probes(job.tasks, job.spec.probe_ratio))

@@ -71,7 +71,7 @@ class Workplace:
         self._functions: OrderedDict[str, m.Payload] = OrderedDict()
         self._function_bytes = 0
         self._recalls: list[_Recall] = []
-        self._retiring: set[int] = set()
+        self.retiring: set[int] = set()  # slots whose process is to be replaced
         self.endings = Endings(self.slots, effects, timers)
 
     # -- what there is
@@ -168,6 +168,7 @@ class Workplace:
             return 0
         backlog_s = self._backlog_s(slot)
         if backlog_s is None or backlog_s >= min(rtt_s, AHEAD_S):
+            slot.sated = backlog_s is None or backlog_s >= AHEAD_S
             return 0
         if self._paces.service_s(entry.job):
             return min(count, self._paces.window(entry.job, rtt_s, backlog_s))
@@ -232,6 +233,8 @@ class Workplace:
             us = service_us[part]
             rtt_s = self._report(batch, indices, attempts, statuses[part], us, payloads[part])
             self._paces.observe(batch.job, us, rtt_s)
+            for other in self.slots:  # whose backlog may look different now
+                other.sated = False
             if batch.spec.timeout_s:
                 self._paces.slow(batch.job)  # never more than one at a time, so that the clock starts when it does
         if slot.kills or slot.interrupted:
@@ -245,16 +248,16 @@ class Workplace:
         slot = self.slots[number]
         if slot.up and not slot.retiring:
             slot.retiring = True
-            self._retiring.add(number)
+            self.retiring.add(number)
 
     def replace_retired(self) -> None:
         """End processes that are to be replaced, hold nothing and have nothing coming. Called once a turn."""
-        for number in sorted(self._retiring):
+        for number in sorted(self.retiring):
             slot = self.slots[number]
             if not slot.held_count and not slot.asked:
                 self.endings.end(slot, RETIRED)
             if not slot.up:
-                self._retiring.discard(number)
+                self.retiring.discard(number)
 
     def exited(self, now: float, number: int, cause: str, current_seq: int) -> None:
         """A slot's process is gone: the task that ran is the guilty one, the rest goes back."""

@@ -10,6 +10,7 @@ import heapq
 import random
 from collections.abc import Mapping, Sequence
 
+from sparrowmq.limits import TASKS_PER_JOB_MAX
 from sparrowmq.placement.load import added_wait
 from sparrowmq.placement.probe_ratio import probes
 from sparrowmq.placement.spread import W
@@ -25,17 +26,23 @@ def place(
     loads: Mapping[W, float],
     tasks: int,
     *,
+    most: int = TASKS_PER_JOB_MAX,
     slots: Mapping[W, int] | None = None,
 ) -> dict[W, int]:
-    """Return how many of ``tasks`` each worker gets, by water-filling; none without loads.
+    """Return how many of ``tasks`` each worker gets, ``most`` at the most; none without loads.
 
     Each task in turn goes where the load, with what this job has already placed there, is least; ties at
     random. ``loads`` are as from `load.expected_wait`, of the workers that answered; a placed task adds
     1 / ``slots`` (1 where not given). No other placement has a shorter longest wait. O(n + tasks x log n).
+
+    ``most`` is raised where the workers that answered are too few. With 1 these are the m least loaded workers of the
+    paper. Without a bound the tasks of a long job would fill all slots of a worker, and whatever comes to wait
+    there would wait for all of that job.
     """
     workers = list(loads)
     if not workers:
         return {}
+    most = max(most, -(-tasks // len(workers)))
     rng.shuffle(workers)
     heap = [(loads[worker], position) for position, worker in enumerate(workers)]
     heapq.heapify(heap)
@@ -44,6 +51,9 @@ def place(
     for _ in range(tasks):
         position = heap[0][1]
         counts[position] += 1
-        load = loads[workers[position]] + counts[position] * steps[position]
-        heapq.heapreplace(heap, (load, position))
+        if counts[position] < most:
+            load = loads[workers[position]] + counts[position] * steps[position]
+            heapq.heapreplace(heap, (load, position))
+        else:
+            heapq.heappop(heap)
     return {worker: count for worker, count in zip(workers, counts, strict=True) if count}

@@ -159,6 +159,7 @@ class Hello(Message, frozen=True, tag=1):
     reserved: Annotated[list[Reserved], Meta(max_length=limits.INVENTORY_MAX)] = []
     held: Annotated[list[Held], Meta(max_length=limits.INVENTORY_MAX)] = []
     jobs: Annotated[list[Text], Meta(max_length=limits.INVENTORY_MAX)] = []  # a client's unfinished jobs
+    connection: Count = 0  # grows from one to the next that an incarnation makes; 0: it does not say
 
 
 class Welcome(Message, frozen=True, tag=2):

@@ -1,19 +1,17 @@
 """A whole cluster of machines in virtual time: what the runtime does with sockets, processes and Redis, in memory.
 
-Owns: virtual time, the network (latency, order within a connection, resets, crashes, pauses), the registry, what
-was executed and what was shown. Must not know: how any machine decides.
+Owns: which nodes there are, the registry, faults, what clients ask for, what was executed and shown. Must not know: how
+any machine decides.
 
-Everything random comes from one seed, so that a run can be repeated. What is sent over a connection is encoded
-and decoded on its way. A connection delivers in order and loses nothing until it breaks; what is under way when
-it is reset is lost, and both ends learn of it, each in its own time.
+Everything random comes from one seed, so that a run can be repeated. `engine` has the time, `network` the connections,
+`node` the processes.
 """
 
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from heapq import heappop, heappush
 from typing import Any, Final, cast
 
 import msgspec
@@ -24,55 +22,76 @@ from sparrowmq.core import invariants
 from sparrowmq.core.node_monitor import NodeMonitor
 from sparrowmq.core.scheduler import Scheduler
 from sparrowmq.core.session import Session
-from sparrowmq.protocol import codec
 from sparrowmq.protocol import messages as m
 from sparrowmq.settings import ClientSettings, SchedulerSettings, WorkerSettings
-from sparrowmq.sim.node import Connection, Machine, Node
+from sparrowmq.sim.engine import Engine
+from sparrowmq.sim.journal import Journal
+from sparrowmq.sim.network import Network
+from sparrowmq.sim.node import Machine, Node
 from sparrowmq.sim.observer import Observer
-from sparrowmq.sim.slot import SimSlot, Work
+from sparrowmq.sim.slot import PIPE_S, SimSlot, Work
+from sparrowmq.sim.wires import Wire
 
 PACKAGE: Final = "0.0.0"
 PYTHON: Final = "3.11"
 
+Check = Callable[[Any, Sequence[fx.AnyEffect]], None]
+Tell = Callable[[str, fx.AnyEffect], None]
 
-class Cluster:
+
+class Cluster(Engine):
     """The world. Add nodes, `submit` jobs, script faults with `at`, then `run`.
 
-    ``latency_s`` bounds the one-way delay of a batch, drawn evenly. ``check`` holds every machine against
-    `core.invariants` after each of its events.
+    ``check`` is called with each machine and its effects after each of its events; True is `invariants.check`.
+    ``record`` keeps what was executed and shown, and holds it against what schedulers reported; a run of a million
+    tasks does without, and gets what sessions tell their clients by ``tell``. ``pipe_s``: from a node monitor to its
+    slots, and back.
     """
 
     def __init__(
         self,
         seed: int = 0,
         *,
-        latency_s: tuple[float, float] = (0.0001, 0.0003),
+        wire: Wire | None = None,
         registry_s: float = 0.001,
         ttl_s: float = 6.0,
+        pipe_s: float = PIPE_S,
         encode: bool = True,
-        check: bool = True,
+        check: bool | Check = True,
+        record: bool = True,
+        tell: Tell | None = None,
+        journal: Journal | None = None,
         scheduler: SchedulerSettings | None = None,
         worker: WorkerSettings | None = None,
         client: ClientSettings | None = None,
+        costs_s: dict[str, float] | None = None,
     ) -> None:
+        super().__init__()
         self.rng = random.Random(seed)
-        self.now = 1000.0
         self.nodes: dict[str, Node] = {}
+        self._counts: Counter[str] = Counter()  # nodes by kind
         self.starts: defaultdict[tuple[str, int], list[tuple[float, str, int, int]]] = defaultdict(list)
         self.history = invariants.History()
-        self.sent: defaultdict[str, int] = defaultdict(int)  # messages by type
         self.told: list[tuple[float, str, fx.AnyEffect]] = []  # what sessions told their clients, and logs
-        self.events = 0
-        self._latency_s = latency_s
+        self.journal = journal
+        self.check: Check | None = (invariants.check if check else None) if isinstance(check, bool) else check
+        self.network = Network(
+            self, self.rng, wire or Wire(), encode=encode, on_message=self._committed if record else None
+        )
         self._registry_s = registry_s
         self._ttl_s = ttl_s
-        self._encode = codec.Encoder().encode if encode else None
-        self._check = check
+        self._pipe_s = pipe_s
+        self._record = record
+        self._tell = tell
+        self._costs_s = costs_s or {}
         self._settings = (scheduler or SchedulerSettings(), worker or WorkerSettings(), client or ClientSettings())
-        self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
-        self._order = 0
         self._registry: dict[str, str] = {}
         self._queries = 0
+
+    @property
+    def sent(self) -> dict[str, int]:
+        """How many messages were sent so far, by type."""
+        return defaultdict(int, {kind.__name__: count for kind, count in self.network.sent.items()})
 
     # -- building
 
@@ -90,7 +109,7 @@ class Cluster:
         """Start a worker; return its id."""
 
         def make(node: Node) -> Machine:
-            node.slots = [SimSlot(number, self.later, lambda: self.now, node) for number in range(slots)]
+            node.slots = [SimSlot(number, self, node, self._pipe_s) for number in range(slots)]
             return NodeMonitor(
                 id=node.id,
                 incarnation=node.starts,
@@ -128,8 +147,9 @@ class Cluster:
         return self._add(id, "observer", make)
 
     def _add(self, id: str, kind: str, make: Callable[[Node], Machine]) -> str:
-        id = id or f"{kind}-{sum(node.kind == kind for node in self.nodes.values()) + 1}"
-        self.nodes[id] = Node(self, id, kind, make)
+        self._counts[kind] += 1
+        id = id or f"{kind}-{self._counts[kind]}"
+        self.nodes[id] = Node(self, id, kind, make, self._costs_s.get(kind, 0.0))
         self.restart(id)
         return id
 
@@ -203,11 +223,12 @@ class Cluster:
 
     def crash(self, id: str) -> None:
         """Kill a node with SIGKILL: its connections break, its slots die with it."""
+        self._note(id, "crash")
         node = self.nodes[id]
         node.up = node.paused = False
         node.backlog.clear()
-        for connection in list(node.connections.values()):
-            self._close(node, connection)
+        for end in list(node.connections.values()):
+            self.network.close(end)
         for slot in node.slots:
             slot.vanish()
         if node.kind == "scheduler":
@@ -215,6 +236,7 @@ class Cluster:
 
     def restart(self, id: str) -> None:
         """Start a node that is down (or for the first time)."""
+        self._note(id, "start")
         node = self.nodes[id]
         node.starts += 1
         node.up, node.leaving, node.wakes_at = True, "", None
@@ -225,31 +247,43 @@ class Cluster:
             return
         if node.kind == "worker":
             node.step(node.machine.start)
-        self.later(self._registry_s, node.step, node.machine.schedulers_changed, dict(self._registry))
+        self.later(self._registry_s, self._inform, node, node.starts)
 
     def pause(self, id: str) -> None:
         """Stop a node (SIGSTOP): its connections stay, it does nothing."""
+        self._note(id, "pause")
         self.nodes[id].paused = True
 
     def resume(self, id: str) -> None:
         """Let a paused node go on."""
         node = self.nodes[id]
         if node.paused:
-            node.paused = False
-            backlog, node.backlog = node.backlog, []
-            node.wakes_at = None
-            for event, arguments in backlog:
-                node.step(event, *arguments)
-            self.settle(node)
+            self._note(id, "resume")
+            node.resume()
 
     def reset(self, one: str, other: str) -> None:
         """Reset the connection between two nodes: what is under way is lost."""
-        for connection in list(self.nodes[one].connections.values()):
-            if {node.id for node in connection.ends} == {one, other}:
-                for end in (0, 1):
-                    if connection.open[end]:
-                        self.later(self._delay(), self._lose, connection, end)
-                connection.open = [False, False]
+        self._note(one, "reset", other)
+        for end in list(self.nodes[one].connections.values()):
+            if end.other.node.id == other:
+                self.network.reset(end)
+
+    def set_wire(self, one: str, other: str, wire: Wire) -> None:
+        """From now on the link between these two nodes ("" and "": every link) is like this."""
+        self._note(one, "wire", f"{other} {wire}")
+        self.network.set_wire(one, other, wire)
+
+    def cut(self, one: str, other: str, *, both: bool = True) -> None:
+        """Lose every packet from one node to the other, and back, until `heal`."""
+        self._note(one, "cut", f"{other} {both}")
+        self.network.cut(one, other)
+        if both:
+            self.network.cut(other, one)
+
+    def heal(self, one: str = "", other: str = "") -> None:
+        """Undo the cuts between two nodes; without names: all cuts."""
+        self._note(one, "heal", other)
+        self.network.heal(one, other)
 
     def drain(self, id: str, within_s: float = 30.0) -> None:
         """Send SIGTERM."""
@@ -258,24 +292,11 @@ class Cluster:
             self._unregister(id, node.address)
         node.step(node.machine.drain, self.now + within_s)
 
-    # -- time
+    def _note(self, id: str, what: str, detail: str = "") -> None:
+        if self.journal is not None:
+            self.journal.add(self.now, id, what, detail)
 
-    def later(self, delay_s: float, function: Callable[..., None], *arguments: Any) -> None:
-        """Call a function in ``delay_s`` of virtual time."""
-        self._order += 1
-        heappush(self._heap, (self.now + delay_s, self._order, function, arguments))
-
-    def run(self, for_s: float = 60.0, *, until: Callable[[], bool] | None = None) -> bool:
-        """Run for so long at the most, or until a condition holds; return whether it does (without one: True)."""
-        end, heap = self.now + for_s, self._heap
-        while heap and heap[0][0] <= end:
-            if until is not None and until():
-                return True
-            self.now, _, function, arguments = heappop(heap)
-            self.events += 1
-            function(*arguments)
-        self.now = end
-        return until is None or until()
+    # -- the end
 
     def finish(self, for_s: float = 60.0, *, rest_s: float = 2.0) -> None:
         """Run until every job is over and ``rest_s`` longer, then hold the cluster against what must be true then."""
@@ -294,9 +315,9 @@ class Cluster:
     def check_agreement(self) -> None:
         """Where nothing is under way, both ends of a connection must believe the same."""
         for node in self.nodes.values():
-            for connection in node.connections.values() if node.kind == "worker" else ():
-                if connection.under_way == 0 and all(connection.open) and not connection.ends[1].paused:
-                    invariants.check_agreement(connection.ends[1].machine, node.machine)
+            for end in node.connections.values() if node.kind == "worker" else ():
+                if end.calm and not end.other.node.paused:
+                    invariants.check_agreement(end.other.node.machine, node.machine)
 
     def state(self) -> str:
         """Describe what is going on, for the message of a test that failed."""
@@ -309,127 +330,28 @@ class Cluster:
         }
         return f"t={self.now:.4f} up={up} jobs={jobs}"
 
-    # -- carrying out what machines want
+    # -- what becomes known of a run
 
-    def settle(self, node: Node) -> None:
-        """Carry out a machine's effects, check it, and see when it wants to be woken."""
-        effects = node.machine.take_effects()
-        if self._check and node.kind != "observer":
-            invariants.check(node.machine, effects)
-        outgoing: dict[fx.Peer, list[m.AnyMessage]] = {}
-        for effect in effects:
-            if type(effect) is fx.Send:
-                outgoing.setdefault(effect.peer, []).append(effect.message)
-            elif type(effect) is fx.Close:
-                self._flush(node, effect.peer, outgoing.pop(effect.peer, []))
-                connection = node.connections.get(effect.peer)
-                if connection is not None:
-                    self._close(node, connection)
-            elif type(effect) is fx.Connect:
-                self._connect(node, effect)
-            else:
-                self._perform(node, effect)
-        for peer, batch in outgoing.items():
-            self._flush(node, peer, batch)
-        if node.leaving:
-            self.crash(node.id)
+    def started(self, node: Node, job: str, epoch: int, index: int, attempt: int) -> None:
+        """A slot has started a task."""
+        if self._record:
+            self.starts[job, index].append((self.now, node.id, epoch, attempt))
+
+    def tell(self, node: Node, effect: fx.AnyEffect) -> None:
+        """A machine has said something to whoever is above it."""
+        if self._tell is not None:
+            self._tell(node.id, effect)
+        if not self._record:
             return
-        deadline = node.machine.next_deadline()
-        if deadline is not None and (node.wakes_at is None or deadline < node.wakes_at):
-            node.wakes_at = deadline
-            self.later(max(0.0, deadline - self.now), self._wake, node, node.starts, deadline)
+        if isinstance(effect, fx.Deliver):
+            self.history.shown(effect)
+        elif isinstance(effect, fx.JobEnded):
+            self.history.ended(effect)
+        self.told.append((self.now, node.id, effect))
 
-    def _perform(self, node: Node, effect: fx.AnyEffect) -> None:
-        match effect:
-            case fx.SpawnSlot():
-                node.slots[effect.slot].spawn()
-            case fx.StartTasks():
-                node.slots[effect.slot].start(effect)
-            case fx.ReclaimSlot():
-                node.slots[effect.slot].reclaim()
-            case fx.InterruptSlot():
-                node.slots[effect.slot].interrupt(effect.seq)
-            case fx.KillSlot():
-                node.slots[effect.slot].kill()
-            case fx.Exit():
-                node.leaving = effect.reason
-                self.told.append((self.now, node.id, effect))
-            case fx.Deliver():
-                self.history.shown(effect)
-                self.told.append((self.now, node.id, effect))
-            case fx.JobEnded():
-                self.history.ended(effect)
-                self.told.append((self.now, node.id, effect))
-            case _:
-                self.told.append((self.now, node.id, effect))
-
-    def _wake(self, node: Node, starts: int, deadline: float) -> None:
-        if node.starts == starts and node.up and node.wakes_at == deadline and not node.paused:
-            node.wakes_at = None
-            node.step(node.machine.tick)
-
-    def _connect(self, node: Node, effect: fx.Connect) -> None:
-        id, _, starts = effect.address.rpartition(":")
-        listener = self.nodes[id]
-        connection = node.connections[effect.peer] = Connection(node, effect.peer, listener)
-        if not listener.up or listener.starts != int(starts):
-            connection.open[0] = False
-            self.later(self._delay(), self._lose, connection, 0)
-        else:
-            listener.connections[connection] = connection
-
-    def _delay(self) -> float:
-        return self.rng.uniform(*self._latency_s)
-
-    def _flush(self, node: Node, peer: fx.Peer, batch: list[m.AnyMessage]) -> None:
-        connection = node.connections.get(peer)
-        if connection is None or not batch:
-            return
-        end = 0 if connection.ends[0] is node else 1
-        for message in batch:
-            self.sent[type(message).__name__] += 1
-            if type(message) is m.Outcome:
-                self.history.committed(message)
-        if not connection.open[end]:
-            return
-        for frames in self._encode(batch) if self._encode else [batch]:
-            arrives_at = max(self.now + self._delay(), connection.arrived_at[1 - end])
-            connection.arrived_at[1 - end] = arrives_at
-            connection.under_way += 1
-            self.later(arrives_at - self.now, self._arrive, connection, 1 - end, frames)
-
-    def _arrive(self, connection: Connection, end: int, frames: list[Any]) -> None:
-        connection.under_way -= 1
-        node = connection.ends[end]
-        if not connection.open[end] or node.starts != connection.starts[end]:
-            return
-        batch = frames
-        if self._encode:
-            batch = codec.decode(frames[0], [m.Blob(frame, len(frame)) for frame in frames[1:]])
-        node.step(self._receive, node, connection, end, batch)
-
-    def _receive(self, now: float, node: Node, connection: Connection, end: int, batch: list[m.AnyMessage]) -> None:
-        for message in batch:
-            if connection.open[end]:
-                node.machine.receive(now, connection.name(end), message)
-
-    def _close(self, node: Node, connection: Connection) -> None:
-        """This end is gone; the other learns of it after what was sent to it."""
-        end = 0 if connection.ends[0] is node else 1
-        node.connections.pop(connection.name(end), None)
-        connection.open[end] = False
-        if connection.open[1 - end]:
-            when = max(self.now + self._delay(), connection.arrived_at[1 - end])
-            self.later(when - self.now, self._lose, connection, 1 - end)
-
-    def _lose(self, connection: Connection, end: int) -> None:
-        node = connection.ends[end]
-        if node.paused:
-            node.backlog.append((lambda now: self._lose(connection, end), ()))
-            return
-        connection.open[end] = False
-        if node.starts == connection.starts[end] and node.connections.pop(connection.name(end), None) is not None:
-            node.step(node.machine.lost, connection.name(end))
+    def _committed(self, message: m.AnyMessage) -> None:
+        if isinstance(message, m.Outcome):
+            self.history.committed(message)
 
     # -- the registry
 

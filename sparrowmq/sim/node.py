@@ -1,12 +1,12 @@
-"""The nodes of a simulated cluster, and the connections between them.
+"""The nodes of a simulated cluster: processes with a machine inside.
 
-Owns: what a process and a connection are in the simulation: up, down or paused; open, broken, with what is under way.
-Must not know: virtual time, faults, or how any machine decides; the `Cluster` does the rest.
+Owns: what a process is in the simulation (up, paused or down, busy with a message), and carrying out what its machine
+wants done. Must not know: faults as such, or how any machine decides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sparrowmq.core import effects as fx
@@ -14,6 +14,7 @@ from sparrowmq.core.node_monitor import NodeMonitor
 from sparrowmq.core.scheduler import Scheduler
 from sparrowmq.core.session import Session
 from sparrowmq.protocol import messages as m
+from sparrowmq.sim.network import End
 from sparrowmq.sim.observer import Observer
 from sparrowmq.sim.slot import SimSlot
 
@@ -23,36 +24,32 @@ if TYPE_CHECKING:
 Machine = Scheduler | NodeMonitor | Session | Observer
 
 
-class Connection:
-    """One connection: the node that opened it calls it ``number``, the scheduler calls it this object."""
-
-    def __init__(self, dialer: Node, number: int, listener: Node) -> None:
-        self.ends = (dialer, listener)
-        self.starts = (dialer.starts, listener.starts)
-        self.number = number
-        self.open = [True, True]  # whether each end still listens
-        self.arrived_at = [0.0, 0.0]  # the latest arrival towards each end
-        self.under_way = 0  # batches sent and not arrived
-
-    def name(self, end: int) -> fx.Peer:
-        """What this end calls the connection."""
-        return self if end else self.number
-
-
 class Node:
-    """A process: a machine that may be down, paused or up. ``kind``: "scheduler", "worker", "client", "observer"."""
+    """A process. ``kind``: "scheduler", "worker", "client" or "observer".
 
-    def __init__(self, cluster: Cluster, id: str, kind: str, make: Callable[[Node], Machine]) -> None:
+    ``cost_s`` is the processor time that a message takes it, received or sent; messages queue for the processor.
+    """
+
+    __slots__ = (
+        "backlog", "busy_until", "cluster", "connections", "cost_s", "id", "kind", "leaving", "machine", "make",
+        "paused", "slots", "starts", "up", "wakes_at",
+    )  # fmt: skip
+
+    def __init__(
+        self, cluster: Cluster, id: str, kind: str, make: Callable[[Node], Machine], cost_s: float = 0.0
+    ) -> None:
         self.cluster = cluster
         self.id = id
         self.kind = kind
         self.make = make
+        self.cost_s = cost_s
+        self.busy_until = 0.0
         self.starts = 0  # how often it was started: its incarnation
         self.up = False
         self.paused = False
         self.leaving = ""  # the reason of its Exit
-        self.backlog: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
-        self.connections: dict[fx.Peer, Connection] = {}
+        self.backlog: list[Callable[[], None]] = []  # what has come while it was paused
+        self.connections: dict[fx.Peer, End] = {}
         self.slots: list[SimSlot] = []
         self.wakes_at: float | None = None
         self.machine: Any = None
@@ -62,17 +59,149 @@ class Node:
         """Where a scheduler listens: another port after each start."""
         return f"{self.id}:{self.starts}"
 
+    def hold(self, what: Callable[[], None]) -> None:
+        """Do this once the process goes on."""
+        self.backlog.append(what)
+
+    # -- events
+
     def step(self, event: Callable[..., None], *arguments: Any) -> None:
         """Let the machine take one event and carry out what it wants done."""
         if not self.up:
             return
         if self.paused:
-            self.backlog.append((event, arguments))
+            self.backlog.append(lambda: self.step(event, *arguments))
             return
-        event(self.cluster.now, *arguments)
-        self.cluster.settle(self)
+        cluster = self.cluster
+        if cluster.journal is not None:
+            cluster.journal.add(cluster.now, self.id, event.__name__, arguments)
+        event(cluster.now, *arguments)
+        self._settle()
 
-    # What slots report.
+    def receive(self, end: End, batch: Sequence[m.AnyMessage]) -> None:
+        """Messages have arrived over a connection that is open; where messages cost something, they queue."""
+        cluster = self.cluster
+        if self.paused:
+            self.backlog.append(lambda: self._receive(end, batch))
+        elif self.cost_s:
+            self.busy_until = max(cluster.now, self.busy_until) + self.cost_s * len(batch)
+            cluster.at(self.busy_until, self._receive, (end, batch))
+        elif cluster.journal is not None:
+            self._receive(end, batch)
+        else:  # as `_receive`; most of what happens in a large simulation happens here
+            name, receive, now = end.name, self.machine.receive, cluster.now
+            for message in batch:
+                receive(now, name, message)
+            self._settle()
+
+    def _receive(self, end: End, batch: Sequence[m.AnyMessage]) -> None:
+        if self.paused:
+            self.backlog.append(lambda: self._receive(end, batch))
+            return
+        if not end.open or end.starts != self.starts:
+            return
+        cluster = self.cluster
+        name, receive, now = end.name, self.machine.receive, cluster.now
+        if cluster.journal is not None:
+            sender = end.other.node.id
+            for message in batch:
+                cluster.journal.add(now, self.id, f"<- {sender}", message)
+        for message in batch:
+            receive(now, name, message)
+        self._settle()
+
+    def _wake(self, starts: int, deadline: float) -> None:
+        if self.starts == starts and self.up and self.wakes_at == deadline and not self.paused:
+            self.wakes_at = None
+            self.step(self.machine.tick)
+
+    def resume(self) -> None:
+        """Go on after a pause: with what has come meanwhile, then with what is due."""
+        self.paused = False
+        backlog, self.backlog = self.backlog, []
+        self.wakes_at = None
+        for what in backlog:
+            if self.up:
+                what()
+        if self.up:
+            self._settle()
+
+    # -- what the machine wants done
+
+    def _settle(self) -> None:
+        """Carry out the machine's effects, check it, and see when it wants to be woken."""
+        cluster, machine = self.cluster, self.machine
+        effects = machine.take_effects()
+        if cluster.check is not None and self.kind != "observer":
+            cluster.check(machine, effects)
+        if effects:
+            effect = effects[0]
+            if len(effects) == 1 and effect.__class__ is fx.Send:
+                self._send(effect.peer, [effect.message])
+            else:
+                self._carry_out(effects)
+                if self.leaving:
+                    cluster.crash(self.id)
+                    return
+        deadline = machine.next_deadline()
+        if deadline is not None and (self.wakes_at is None or deadline < self.wakes_at):
+            self.wakes_at = deadline
+            cluster.at(max(cluster.now, deadline), self._wake, (self.starts, deadline))
+
+    def _carry_out(self, effects: list[fx.AnyEffect]) -> None:
+        outgoing: dict[fx.Peer, list[m.AnyMessage]] = {}
+        for effect in effects:
+            kind = effect.__class__
+            if kind is fx.Send:
+                peer = effect.peer  # type: ignore[union-attr]
+                batch = outgoing.get(peer)
+                if batch is None:
+                    outgoing[peer] = [effect.message]  # type: ignore[union-attr]
+                else:
+                    batch.append(effect.message)  # type: ignore[union-attr]
+            elif kind is fx.StartTasks:
+                self.slots[effect.slot].start(effect)  # type: ignore[arg-type, union-attr]
+            else:
+                self._perform(effect, outgoing)
+        for peer, batch in outgoing.items():
+            self._send(peer, batch)
+
+    def _send(self, peer: fx.Peer, batch: list[m.AnyMessage]) -> None:
+        end = self.connections.get(peer)
+        if end is None or not batch:
+            return
+        cluster = self.cluster
+        if self.cost_s:
+            self.busy_until = max(cluster.now, self.busy_until) + self.cost_s * len(batch)
+            cluster.network.send(end.other, batch, self.busy_until)
+        else:
+            cluster.network.send(end.other, batch)
+
+    def _perform(self, effect: fx.AnyEffect, outgoing: dict[fx.Peer, list[m.AnyMessage]]) -> None:
+        match effect:
+            case fx.SpawnSlot():
+                self.slots[effect.slot].spawn()
+            case fx.ReclaimSlot():
+                self.slots[effect.slot].reclaim()
+            case fx.InterruptSlot():
+                self.slots[effect.slot].interrupt(effect.seq)
+            case fx.KillSlot():
+                self.slots[effect.slot].kill()
+            case fx.Connect():
+                id, _, starts = effect.address.rpartition(":")
+                self.cluster.network.connect(self, effect.peer, self.cluster.nodes[id], int(starts))
+            case fx.Close():
+                self._send(effect.peer, outgoing.pop(effect.peer, []))
+                end = self.connections.get(effect.peer)
+                if end is not None:
+                    self.cluster.network.close(end)
+            case fx.Exit():
+                self.leaving = effect.reason
+                self.cluster.tell(self, effect)
+            case _:
+                self.cluster.tell(self, effect)
+
+    # -- what slots report
 
     def slot_ready(self, slot: int, pid: int) -> None:
         """See `NodeMonitor`."""
@@ -80,7 +209,7 @@ class Node:
 
     def slot_started(self, slot: int, job: str, epoch: int, index: int, attempt: int) -> None:
         """Keep the record."""
-        self.cluster.starts[job, index].append((self.cluster.now, self.id, epoch, attempt))
+        self.cluster.started(self, job, epoch, index, attempt)
 
     def slot_results(
         self, slot: int, first_seq: int, statuses: bytes, service_us: list[int], payloads: list[m.Payload]

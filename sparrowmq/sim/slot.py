@@ -7,7 +7,6 @@ task says how long it takes, what it writes and how it ends. Must not know: node
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from typing import Final, Protocol
 
 import msgspec
@@ -17,6 +16,7 @@ from sparrowmq.core.report import failure
 from sparrowmq.errors import RemoteError
 from sparrowmq.protocol import messages as m
 from sparrowmq.protocol.retries import names_of, wants_retry
+from sparrowmq.sim.engine import Engine
 
 SPAWN_S: Final = 0.005  # until the process of a slot is up
 PIPE_S: Final = 0.00003  # from node monitor to slot, and back
@@ -26,8 +26,6 @@ OVERHEAD_S: Final = 0.000005  # of each task
 FLUSH_S: Final = 0.0005  # results wait for others no longer than this
 _FAILURE: Final = names_of(RemoteError)
 LONG_S: Final = 0.0002  # the result of a task that took longer leaves at once
-
-Later = Callable[..., None]  # later(delay_s, function, *arguments)
 
 
 class Work(msgspec.Struct, frozen=True, array_like=True):
@@ -76,13 +74,14 @@ class Listener(Protocol):
 
 
 class SimSlot:
-    """One slot. ``later`` schedules a call; ``now`` returns the virtual time."""
+    """One slot. ``pipe_s`` is the way from its node monitor, and back; without it a task is one event."""
 
-    def __init__(self, number: int, later: Later, now: Callable[[], float], listener: Listener) -> None:
+    def __init__(self, number: int, engine: Engine, listener: Listener, pipe_s: float = PIPE_S) -> None:
         self._number = number
-        self._later = later
-        self._now = now
+        self._engine = engine
+        self._later = engine.later
         self._listener = listener
+        self._pipe_s = pipe_s
         self._process = 0  # which process this is; what was scheduled for an older one is void
         self._node = 0  # which start of the whole node this is; results of an older one reach nobody
         self._up = False
@@ -99,6 +98,7 @@ class SimSlot:
         self._done: list[tuple[int, int, bytes]] = []  # results not sent: (status, microseconds, payload)
         self._done_from = 0
         self._flushed_at = 0.0
+        self._direct = False  # what is to be reported is reported at once
 
     # What the node monitor asks for.
 
@@ -111,7 +111,10 @@ class SimSlot:
         """Hand tasks to the process."""
         if self._up:
             self._handed = effect.first_seq + len(effect.indices) - 1
-            self._later(PIPE_S, self._arrive, self._process, effect)
+            if self._pipe_s:
+                self._later(self._pipe_s, self._arrive, self._process, effect)
+            else:
+                self._arrive(self._process, effect)
 
     def reclaim(self) -> None:
         """Set the stop mark."""
@@ -123,7 +126,7 @@ class SimSlot:
         """Interrupt this task: it runs when the signal arrives, or never begins."""
         if self._up:
             self._marked = seq
-            self._later(PIPE_S, self._interrupted, self._process, seq)
+            self._later(self._pipe_s, self._interrupted, self._process, seq)
 
     def kill(self) -> None:
         """Kill the process."""
@@ -141,7 +144,7 @@ class SimSlot:
     def _ready(self, process: int) -> None:
         if process == self._process:
             self._up = True
-            self._flushed_at = self._now()
+            self._flushed_at = self._engine.now
             self._listener.slot_ready(self._number, process)
 
     def _arrive(self, process: int, effect: StartTasks) -> None:
@@ -175,7 +178,7 @@ class SimSlot:
         self._work, self._batch, self._position = work, batch, position
         self._runs += 1
         if work.output:
-            self._later(PIPE_S, self._report_output, self._node, seq, work.output)
+            self._later(self._pipe_s, self._report_output, self._node, seq, work.output)
         self._later(work.service_s + OVERHEAD_S, self._end, self._process, self._runs)
 
     def _interrupted(self, process: int, seq: int) -> None:
@@ -189,27 +192,35 @@ class SimSlot:
         work, spec = self._work, self._batch.spec
         if work.end == "crash":
             self._exit(process, "killed by signal 11")
-        elif work.fails(self._batch.attempts[self._position]):
+        elif work.end != "ok" and work.fails(self._batch.attempts[self._position]):
             status = m.RETRY if wants_retry(spec, _FAILURE) else m.FAILED
             self._over(status, failure("RemoteError", "it raised"))
         else:
+            self._direct = not self._pipe_s
             self._over(m.SUCCEEDED, msgspec.msgpack.encode(self._started))
+            self._direct = False
 
     def _over(self, status: int, result: bytes) -> None:
         if not self._done:
             self._done_from = self._started
         self._done.append((status, int(self._work.service_s * 1e6), result))
         self._running = False
-        if self._work.service_s >= LONG_S or self._now() - self._flushed_at >= FLUSH_S:
+        if self._work.service_s >= LONG_S or self._engine.now - self._flushed_at >= FLUSH_S:
             self._flush()
-        self._next()
+        if not self._running:  # unless the node monitor has answered at once with the next
+            self._next()
 
     def _flush(self) -> None:
         done, self._done = self._done, []
-        self._flushed_at = self._now()
-        if done:
-            statuses, service_us, payloads = bytes(d[0] for d in done), [d[1] for d in done], [d[2] for d in done]
-            self._later(PIPE_S, self._report, self._node, self._done_from, statuses, service_us, payloads)
+        self._flushed_at = self._engine.now
+        if not done:
+            return
+        statuses, service_us = bytes([d[0] for d in done]), [d[1] for d in done]
+        payloads: list[m.Payload] = [d[2] for d in done]
+        if self._direct:
+            self._report(self._node, self._done_from, statuses, service_us, payloads)
+        else:
+            self._later(self._pipe_s, self._report, self._node, self._done_from, statuses, service_us, payloads)
 
     def _report(
         self, node: int, first_seq: int, statuses: bytes, service_us: list[int], payloads: list[m.Payload]
@@ -232,7 +243,7 @@ class SimSlot:
             current = self._started if self._running else 0
             self._process += 1
             self._reset()
-            self._later(PIPE_S, self._exited, self._node, cause, current)
+            self._later(self._pipe_s, self._exited, self._node, cause, current)
 
     def _exited(self, node: int, cause: str, current_seq: int) -> None:
         if node == self._node:

@@ -11,6 +11,7 @@ from sparrowmq.limits import SchedulerLimits, WorkerLimits
 from sparrowmq.protocol import messages as m
 from sparrowmq.settings import ClientSettings, SchedulerSettings, WorkerSettings
 from sparrowmq.sim.slot import Work
+from sparrowmq.sim.wires import Constant, Wire
 from tests.support.sim import cluster, failure, ledger, runs, succeeded, told, two_homes
 
 POLICIES = ("late-binding", "random", "per-task", "batch")
@@ -472,7 +473,7 @@ def test_a_client_without_credit_gets_no_more_tasks_launched() -> None:
 
 def test_a_job_that_waits_for_credit_is_not_unschedulable() -> None:
     settings = SchedulerSettings(limits=SchedulerLimits(client_credit_bytes=1), unschedulable_after_s=0.04)
-    world = cluster(workers=1, latency_s=(0.05, 0.05), scheduler=settings)
+    world = cluster(workers=1, wire=Wire(Constant(0.05)), scheduler=settings)
     first = world.submit([0.001])
     world.run(0.22)
     second = world.submit([0.001])  # arrives when the outcome of the first is not acknowledged yet

@@ -92,7 +92,7 @@ def returned(indices: list[int], reason: str, *, request: int = 0, job: str = "a
 
 
 def hello(**fields: Any) -> m.Hello:
-    return m.Hello(m.PROTOCOL, "", m.WORKER, "w1", 7, slots=1, **fields)
+    return m.Hello(m.PROTOCOL, "", m.WORKER, "w1", 7, slots=1, **{"connection": 2, **fields})
 
 
 # -- connections
@@ -104,7 +104,7 @@ def test_it_says_hello_to_every_scheduler_and_is_quiet_until_welcomed() -> None:
     machine.schedulers_changed(0.0, {"s1": "at s1", "s2": "at s2"})
     assert machine.take_effects() == [
         fx.SpawnSlot(0),
-        fx.Connect(1, "at s1"), fx.Send(1, hello()),
+        fx.Connect(1, "at s1"), fx.Send(1, hello(connection=1)),
         fx.Connect(2, "at s2"), fx.Send(2, hello()),
     ]  # fmt: skip
     machine.receive(0.1, 1, m.Probe("a", 0, 1, 1))

@@ -33,7 +33,7 @@ class World:
         settings = WorkerSettings(recycle_tasks=self.rng.choice([0, 1, 5, 40]))
         slots = self.rng.choice([1, 2, 3])
         self.machine = NodeMonitor(id="w1", incarnation=1, slots=slots, settings=settings)
-        self.slots = [SimSlot(number, self.later, lambda: self.now, self) for number in range(slots)]
+        self.slots = [SimSlot(number, self, self) for number in range(slots)]
         self.machine.start(self.now)
         self.machine.schedulers_changed(self.now, {"s1": "at s1"})
         self.settle()

@@ -117,6 +117,30 @@ def test_the_last_reservation_of_a_worker_is_renewed_with_the_task() -> None:
     assert world.job().reserved == {"w1": 1, "w2": 1, "w3": 1}
 
 
+def test_no_reservation_is_renewed_where_workers_are_left_that_the_job_has_not_reached() -> None:
+    world = World(workers=4)
+    world.hear(CLIENT, submit(3, spec=m.JobSpec(kind=m.SLEEP, probe_ratio=1.0)))
+    probed = [effect.peer for effect in world.said() if isinstance(effect.message, m.Probe)]  # type: ignore[union-attr]
+    world.hear(probed[0], m.Request(1, "a", 0, 1, 1))
+    [sent] = world.to(probed[0])
+    assert isinstance(sent, m.Task)
+    assert (sent.indices, sent.renew) == ([0], 0)
+    assert world.job().reserved == dict.fromkeys(probed[1:], 1)
+
+
+def test_without_cancellation_reservations_end_as_no_ops() -> None:
+    world = World(workers=2, cancellation=False)
+    world.hear(CLIENT, submit(1))
+    world.said()
+    world.hear("w1", m.Request(1, "a", 0, 1, 1))
+    assert world.said() == [fx.Send("w1", task(1, [0], round=1))]
+    world.hear("w2", m.Request(2, "a", 0, 1, 1))
+    assert world.said() == [fx.Send("w2", m.NoOp(2, 1))]
+    world.hear("w1", result([0]))
+    world.hear("w2", m.Request(3, "a", 0, 1, 1))
+    assert world.said()[-1] == fx.Send("w2", m.NoOp(3, 1))
+
+
 def test_a_request_for_an_unknown_job_or_epoch_is_answered_with_a_no_op() -> None:
     world = World(workers=1)
     world.hear(CLIENT, submit(2))

@@ -42,8 +42,8 @@ def submit(job: str = "a", tasks: int = 3, **fields: Any) -> m.Submit:
     return m.Submit(job, 0, SPEC, tasks, fields.pop("payloads", [b"x", b"y", b"z"][:tasks]), **fields)
 
 
-def hello(*jobs: str) -> m.Hello:
-    return m.Hello(m.PROTOCOL, "", m.CLIENT, "c1", 3, jobs=list(jobs))
+def hello(*jobs: str, connection: int = 2) -> m.Hello:
+    return m.Hello(m.PROTOCOL, "", m.CLIENT, "c1", 3, jobs=list(jobs), connection=connection)
 
 
 def outcome(seq: int, indices: list[int], *, job: str = "a", epoch: int = 0, status: int = m.SUCCEEDED) -> m.Outcome:
@@ -53,7 +53,7 @@ def outcome(seq: int, indices: list[int], *, job: str = "a", epoch: int = 0, sta
 def test_it_connects_to_a_known_scheduler_and_says_so_once_welcomed() -> None:
     machine = Session(id="c1", incarnation=3, rng=random.Random(1), settings=ClientSettings())
     machine.schedulers_changed(0.0, A)
-    assert effects(machine) == [fx.Connect(1, "at s1"), fx.Send(1, hello())]
+    assert effects(machine) == [fx.Connect(1, "at s1"), fx.Send(1, hello(connection=1))]
     machine.receive(0.1, 1, m.Welcome("s1", 7, "0"))
     assert effects(machine) == [fx.Linked("s1")]
 

@@ -293,6 +293,21 @@ def test_batch_fills_the_valleys() -> None:
     assert batch.place(random.Random(1), loads, 11) == {"a": 1, "b": 6, "c": 4}
 
 
+def test_batch_gives_a_worker_no_more_than_it_may() -> None:
+    loads = {"a": 9.0, "b": 0.0, "c": 4.0}
+    assert batch.place(random.Random(1), loads, 2, most=1) == {"b": 1, "c": 1}  # the two least loaded, as in the paper
+    assert batch.place(random.Random(1), loads, 4, most=2) == {"b": 2, "c": 2}
+    assert batch.place(random.Random(1), loads, 7, most=2) == {"b": 3, "c": 3, "a": 1}  # fewer have answered
+
+
+@given(st.integers(0, 99), st.dictionaries(st.integers(0, 50), st.floats(0, 20), min_size=1), st.integers(1, 60))
+def test_batch_with_one_task_a_worker_takes_the_least_loaded(seed: int, loads: dict[int, float], tasks: int) -> None:
+    tasks = min(tasks, len(loads))
+    got = batch.place(random.Random(seed), loads, tasks, most=1)
+    assert set(got.values()) == {1}
+    assert sorted(loads[worker] for worker in got) == sorted(loads.values())[:tasks]
+
+
 def test_batch_breaks_ties_at_random() -> None:
     rng = random.Random(4)
     got = Counter[str]()

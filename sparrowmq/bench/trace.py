@@ -1,25 +1,20 @@
 """What arrives when: jobs of sleeps, drawn from a seed, so that every policy meets the same ones.
 
-Owns: the random draw. Must not know: clusters, clocks.
+Owns: the random draw, whose seeds stay comparable with figures measured earlier; simulations draw theirs by the wider
+laws of `sim.workload`. Must not know: clusters, clocks.
 """
 
 from __future__ import annotations
 
 from random import Random
-from typing import Final, NamedTuple
+from typing import Final
 
 from sparrowmq.errors import UsageError
+from sparrowmq.sim.workload import Job
 
 EXPONENTIAL: Final = "exp"
 CONSTANT: Final = "constant"
 DISTRIBUTIONS: Final = (EXPONENTIAL, CONSTANT)
-
-
-class Arrival(NamedTuple):
-    """One job: when it arrives, in seconds from the beginning, and how long each of its tasks sleeps."""
-
-    at_s: float
-    durations_s: list[float]
 
 
 def draw(
@@ -32,7 +27,7 @@ def draw(
     load: float,
     spread: float = 0.0,
     dist: str = EXPONENTIAL,
-) -> list[Arrival]:
+) -> list[Job]:
     """Draw ``jobs`` Poisson arrivals that keep a share ``load`` of ``slots`` busy in the long run.
 
     A job's mean is uniform within ``duration_s`` * (1 ± ``spread``), 0 to 1; its tasks are exponential around that
@@ -53,5 +48,5 @@ def draw(
         mean_s = duration_s * lengths.uniform(1.0 - spread, 1.0 + spread)
         exponential = dist == EXPONENTIAL
         durations_s = [mean_s * lengths.expovariate(1.0) if exponential else mean_s for _ in range(tasks)]
-        trace.append(Arrival(at_s, durations_s))
+        trace.append(Job(at_s, durations_s))
     return trace

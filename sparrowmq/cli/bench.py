@@ -175,6 +175,12 @@ def memory(options: Globals, tasks: int, runs: int) -> int:
 @click.option("--schedulers", type=_WORKERS, default=1, show_default=True)
 @click.option("--load", type=click.FloatRange(0.01, 10.0), default=0.8, show_default=True, help="Share of the slots.")
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed draws the same jobs.")
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write what was played for `sparrowmq sim replay`.",
+)
 @pass_globals
 def sleep(options: Globals, /, **given: Any) -> int:
     """Response times of JOBS jobs of TASKS sleeps against an ideal central queue.

@@ -1,0 +1,353 @@
+"""A scenario played on a cluster: safety while faults go on, then liveness once they have healed.
+
+Owns: carrying out a scenario's steps, the two phases, and what is checked when. Must not know: what a seed means
+(`scenario`), what a task may end as (`model`), processes, files.
+
+While faults go on every machine is held against `core.watch` after each event, and at each fault schedulers and workers
+against each other. Then everything heals and what is down comes back; all jobs must end in bounded time, and then
+nothing may be left of them. Last, what schedulers, clients and slots saw of each task is held against `model`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from sparrowmq.core import effects as fx
+from sparrowmq.core import invariants
+from sparrowmq.core.history import payload_bytes
+from sparrowmq.core.job import ABSENT
+from sparrowmq.core.watch import Watch
+from sparrowmq.limits import WorkerLimits
+from sparrowmq.protocol import messages as m
+from sparrowmq.sim.cluster import Cluster
+from sparrowmq.sim.journal import Journal
+from sparrowmq.sim.node import Machine
+from sparrowmq.sim.swarm import model
+from sparrowmq.sim.swarm.scenario import CALM, Job, Scenario
+
+HEALED_S: Final = 90.0  # within which all is over after the last fault, beside the work that is left
+REST_S: Final = 30.0  # within which nothing is left of it: leases, graces, silence
+WORKED: Final = 3.0  # so many times the work that there is, shared by all slots
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """How a seed went. ``failure`` "": well; else what was wrong, found by ``found_by`` at ``at_s``."""
+
+    seed: int
+    events: int
+    virtual_s: float
+    jobs: int
+    tasks: int
+    digest: str
+    failure: str = ""
+    found_by: str = ""
+    at_s: float = 0.0
+
+
+class _Submitted:
+    """A job of the scenario that was submitted: its id, and what was asked to be done to it."""
+
+    def __init__(self, job: Job, id: str, now: float) -> None:
+        self.job = job
+        self.id = id
+        self.submitted_s = now
+        self.killed: set[int] = set()
+        self.recalled: set[int] = set()
+
+
+class Play:
+    """One run of one scenario."""
+
+    def __init__(self, scenario: Scenario, journal: Journal | None = None) -> None:
+        self.scenario = scenario
+        self.cluster = cluster = Cluster(
+            scenario.seed, wire=scenario.wire, journal=journal, check=self._check,
+            scheduler=scenario.scheduler, worker=scenario.worker, client=scenario.client,
+        )  # fmt: skip
+        self._watches: dict[Machine, Watch] = {}
+        self._submitted: dict[int, _Submitted] = {}  # by number
+        self._pauses: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+        self._healed = False
+        self._orphans = scenario.worker.limits.queue_entries < WorkerLimits().queue_entries
+        self._begin_s = cluster.now
+        for id in scenario.schedulers:
+            cluster.add_scheduler(id)
+        for id, slots in scenario.workers.items():
+            cluster.add_worker(id, slots=slots)
+        for id in scenario.clients:
+            cluster.add_client(id)
+        cluster.add_observer()
+
+    def run(self) -> Verdict:
+        """Play it to the end; return how it went. Only KeyboardInterrupt and the like come through."""
+        failure = found_by = ""
+        try:
+            self._play()
+        except Exception as error:
+            failure = f"{type(error).__name__}: {error}"
+            found_by = _finder(error)
+        cluster = self.cluster
+        at_s = cluster.now - self._begin_s
+        tasks = sum(len(one.job.works) for one in self._submitted.values())
+        return Verdict(
+            self.scenario.seed, cluster.events, round(at_s, 6), len(self._submitted), tasks, self._digest(),
+            failure, found_by, round(at_s, 6) if failure else 0.0,
+        )  # fmt: skip
+
+    def _play(self) -> None:
+        cluster, scenario = self.cluster, self.scenario
+        if scenario.quiet:
+            cluster.run(1.0)
+        begin_s = cluster.now
+        for step in scenario.steps:
+            cluster.later(begin_s + step.at_s - cluster.now, self._step, step.what, step.arguments)
+        cluster.run(scenario.duration_s + 1e-3)
+        self._heal()
+        self._end()
+        self._check_outcomes()
+
+    def _digest(self) -> str:
+        """Hash what was executed, shown and decided, and when."""
+        cluster = self.cluster
+        digest = hashlib.blake2b(digest_size=8)
+        for what in (cluster.events, cluster.now, sorted(cluster.sent.items()), list(cluster.starts.items())):
+            digest.update(repr(what).encode())
+        for at_s, id, effect in cluster.told:
+            digest.update(f"{at_s!r} {id} {effect!r}".encode())
+        return digest.hexdigest()
+
+    # -- invariants
+
+    def _check(self, machine: Machine, effects: Sequence[fx.AnyEffect]) -> None:
+        watch = self._watches.get(machine)
+        if watch is None:
+            watch = self._watches[machine] = Watch(machine)  # type: ignore[arg-type]  # observers are not checked
+        watch.step(self.cluster.now, effects)
+
+    def _check_all(self) -> None:
+        """Look at all that is known of every scheduler, and at what it and its workers believe of each other."""
+        nodes = self.cluster.nodes
+        for id in self.scenario.schedulers:
+            node = nodes[id]
+            if not node.up or node.paused:
+                continue
+            self._watches.setdefault(node.machine, Watch(node.machine)).full()
+            for end in node.connections.values():
+                worker = end.other.node
+                calm = end.calm and not worker.paused
+                if calm and worker.kind == "worker":
+                    invariants.check_agreement(node.machine, worker.machine, orphans=self._orphans)
+
+    # -- steps
+
+    def _step(self, what: str, arguments: tuple[Any, ...]) -> None:
+        if self._healed:
+            return
+        act: Callable[..., None] = getattr(self, f"_do_{what}")
+        act(*arguments)
+        if what != "submit":
+            self._check_all()
+
+    def _up(self, id: str) -> bool:
+        return self.cluster.nodes[id].up
+
+    def _do_submit(self, number: int) -> None:
+        job, cluster = self.scenario.jobs[number], self.cluster
+        if job.detached:
+            id = cluster.detach(job.works, job.owner, **job.spec)
+        elif self._up(job.owner):
+            id = cluster.submit(job.works, client=job.owner, **job.spec)
+        else:
+            return
+        self._submitted[number] = _Submitted(job, id, cluster.now)
+
+    def _do_recall(self, number: int, indices: tuple[int, ...]) -> None:
+        one = self._submitted.get(number)
+        if one is not None and not one.job.detached and self._up(one.job.owner):
+            one.recalled.update(indices)
+            self.cluster.recall(one.id, indices, client=one.job.owner)
+
+    def _do_kill(self, number: int, indices: tuple[int, ...], grace_s: float) -> None:
+        one = self._submitted.get(number)
+        if one is not None and not one.job.detached and self._up(one.job.owner):
+            one.killed.update(indices or range(len(one.job.works)))
+            self.cluster.kill(one.id, indices, grace_s=grace_s, client=one.job.owner)
+
+    def _do_kill_as_anybody(self, number: int, indices: tuple[int, ...], grace_s: float) -> None:
+        one = self._submitted.get(number)
+        if one is not None:
+            one.killed.update(indices or range(len(one.job.works)))
+            for epoch in (0, 1):
+                self.cluster.say(m.Kill(one.id, epoch, list(indices), grace_s))
+
+    def _do_ask(self, number: int) -> None:
+        one = self._submitted.get(number)
+        if one is not None:
+            self.cluster.say(m.Follow(number, one.id, True))
+            for what in ("tasks", "failures", "job", "workers"):
+                self.cluster.say(m.Query(number, what, one.id))
+
+    def _do_crash(self, id: str) -> None:
+        if self._up(id):
+            self._forget(id)
+            self.cluster.crash(id)
+
+    def _do_leave(self, id: str) -> None:
+        node = self.cluster.nodes[id]
+        if node.up and not node.paused:
+            self._forget(id)
+            node.step(node.machine.leave)
+            self.cluster.crash(id)
+
+    def _forget(self, id: str) -> None:
+        """What a client that ends has open is shown to nobody."""
+        for one in self._submitted.values():
+            if one.job.owner == id and not one.job.detached:
+                self.cluster.history.abandoned(one.id)
+
+    def _do_restart(self, id: str) -> None:
+        if not self._up(id):
+            self.cluster.restart(id)
+
+    def _do_pause(self, id: str) -> None:
+        node = self.cluster.nodes[id]
+        if node.up and not node.paused:
+            self._pauses[id].append((self.cluster.now, float("inf")))
+            self.cluster.pause(id)
+
+    def _do_resume(self, id: str) -> None:
+        if self.cluster.nodes[id].paused:
+            self._pauses[id][-1] = (self._pauses[id][-1][0], self.cluster.now)
+            self.cluster.resume(id)
+
+    def _do_reset(self, one: str, other: str) -> None:
+        self.cluster.reset(one, other)
+
+    def _do_drain(self, id: str, grace_s: float) -> None:
+        if self._up(id):
+            self.cluster.drain(id, grace_s)
+
+    def _do_drain_by_message(self, id: str, grace_s: float) -> None:
+        self.cluster.say(m.Drain(1, id, grace_s))
+
+    def _do_cut(self, one: str, other: str, both: bool) -> None:
+        self.cluster.cut(one, other, both=both)
+
+    def _do_heal(self, one: str, other: str) -> None:
+        self.cluster.heal(one, other)
+
+    def _do_wire(self, one: str, other: str, wire: Any) -> None:
+        self.cluster.set_wire(one, other, wire)
+
+    # -- liveness
+
+    def _heal(self) -> None:
+        cluster = self.cluster
+        cluster.heal()
+        cluster.set_wire("", "", CALM)
+        for id in cluster.nodes:
+            self._do_resume(id)
+            self._do_restart(id)
+        self._healed = True
+
+    def _end(self) -> None:
+        """All jobs end in bounded time, and a bounded time later nothing is left of them."""
+        cluster, scenario = self.cluster, self.scenario
+        work_s = sum(work.service_s for one in self._submitted.values() for work in one.job.works)
+        until_s = cluster.now + HEALED_S + WORKED * work_s / sum(scenario.workers.values())
+        while not self._over():
+            assert cluster.now < until_s, f"not all is over: {cluster.history.open()}; {cluster.state()}"
+            self._restart_all()
+            cluster.run(1.0, until=self._over)
+        until_s = cluster.now + REST_S
+        while True:
+            self._restart_all()  # a drain may end late
+            cluster.run(1.0)
+            try:
+                cluster.check_rest()
+                break
+            except AssertionError:
+                if cluster.now >= until_s:
+                    raise
+        cluster.check_agreement()
+        self._check_all()
+
+    def _restart_all(self) -> None:
+        for id in self.cluster.nodes:
+            self._do_restart(id)
+
+    def _over(self) -> bool:
+        nodes = self.cluster.nodes
+        busy = any(nodes[id].up and nodes[id].machine.state.jobs for id in self.scenario.schedulers)
+        return not busy and self.cluster.history.complete()
+
+    # -- the histories
+
+    def _check_outcomes(self) -> None:
+        cluster = self.cluster
+        burials: defaultdict[str, list[float]] = defaultdict(list)
+        shown_at: dict[tuple[str, int], float] = {}
+        for at_s, _, effect in cluster.told:
+            if isinstance(effect, fx.Deliver):
+                shown_at.update(((effect.job, index), at_s) for index in effect.indices)
+            elif isinstance(effect, fx.Log) and effect.event == "worker lost":
+                burials[str(effect.fields["worker"])].append(at_s)
+        assert not (burials and self.scenario.quiet), f"workers were given up, and none was lost: {dict(burials)}"
+        world = model.World(self.scenario.quiet, burials, self._crashes(), self._pauses)
+        for one in self._submitted.values():
+            spec = m.JobSpec(**one.job.spec)
+            for index, work in enumerate(one.job.works):
+                key = (one.id, index)
+                starts = [model.Start(*start) for start in cluster.starts.get(key, ())]
+                killed, recalled = index in one.killed, index in one.recalled
+                task = model.Task(
+                    f"task {index} of {one.id}", work, spec, starts, None, killed, recalled, one.submitted_s
+                )
+                outcome = cluster.history.outcomes.get(key)
+                if outcome is not None:
+                    epoch = cluster.history.reported[key].get(outcome)
+                    task.shown = model.Shown(shown_at[key], outcome[0], payload_bytes(outcome[1]), epoch)
+                model.check(task, world)
+        for id in self.scenario.schedulers:
+            self._check_history(id, world)
+
+    def _crashes(self) -> dict[str, list[float]]:
+        """Return when tasks crashed, by worker."""
+        found: defaultdict[str, list[float]] = defaultdict(list)
+        for one in self._submitted.values():
+            for index, work in enumerate(one.job.works):
+                if work.end == "crash":
+                    for at_s, worker, _, _ in self.cluster.starts.get((one.id, index), ()):
+                        found[worker].append(at_s + work.service_s)
+        return found
+
+    def _check_history(self, id: str, world: model.World) -> None:
+        """What a scheduler tells of tasks agrees with itself."""
+        history = self.cluster.scheduler(id).state.history
+        for job in history:
+            for index in range(len(job.state)):
+                if job.state[index] == ABSENT:
+                    continue
+                (row,) = history.rows(job, [index])
+                assert row.events[-1].kind == row.state, f"the history of a task ends otherwise: {row}"
+                if self.scenario.scheduler.limits.history_bytes < 1_000_000:
+                    continue  # events may have been left out
+                times = [event.unix_s for event in row.events]
+                assert times == sorted(times), f"the history of a task goes back in time: {row}"
+                launches = [event.attempt for event in row.events if event.kind in ("launched", "hedged")]
+                assert launches == list(range(1, row.attempts + 1)), f"launches are missing in the history: {row}"
+                hedged = sum(event.kind == "hedged" for event in row.events)
+                over = sum(event.kind in ("returned", "lost", "failed") for event in row.events)
+                assert row.attempts <= 1 + hedged + over, f"it was launched again without a reason: {row}"
+
+
+def _finder(error: Exception) -> str:
+    """Return the name of the check that failed: the innermost function that is no helper."""
+    names = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+    return next((name for name in reversed(names) if name not in ("_same", "_at_most")), "?")

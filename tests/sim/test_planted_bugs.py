@@ -1,0 +1,26 @@
+"""The swarm finds what was planted: each bug within 200 seeds, stopping at the first that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from sparrowmq.sim.swarm.play import Play
+from sparrowmq.sim.swarm.scenario import draw
+from tests.support.planted import BUGS
+
+SEEDS = range(200)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", BUGS)
+def test_the_swarm_finds_a_planted_bug(name: str, record_property: Callable[[str, object], None]) -> None:
+    for seed in SEEDS:
+        with BUGS[name]():
+            verdict = Play(draw(seed)).run()
+        if verdict.failure:
+            record_property("seed", seed)
+            record_property("found_by", verdict.found_by)
+            return
+    pytest.fail(f"none of {len(SEEDS)} seeds finds that a machine {name.replace('_', ' ')}")

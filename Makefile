@@ -1,7 +1,8 @@
 # Every target makes .venv by itself, from Python 3.11 or later (with venv and pip) and make.
 #
 #   make demo                   a local cluster, a real job, the four placement policies compared
-#   make test                   all tests but those that need Docker   (ARGS="-k name -x")
+#   make test                   all tests but those of the next two   (ARGS="-k name -x")
+#   make test-heavy             points of the paper's figures at full size, and a hunt through 200 random clusters
 #   make test-docker            the tests that need a Docker engine
 #   make lint                   ruff, mypy --strict, the import contracts
 #   make format                 let ruff rewrite the files
@@ -15,7 +16,7 @@ PYTHON ?= $(shell cat $(VENV)/.python 2>/dev/null || command -v python3.11 || co
 STAMP := $(VENV)/.made-by$(subst /,-,$(PYTHON))
 ARGS ?=
 
-.PHONY: help venv demo test test-docker lint format bench clean
+.PHONY: help venv demo test test-heavy test-docker lint format bench clean
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -37,6 +38,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
+
+test-heavy: $(STAMP)
+	$(BIN)/python -m pytest -m heavy tests/paper tests/sim $(ARGS)
 
 test-docker: $(STAMP)
 	$(BIN)/python -m pytest -m docker tests/docker $(ARGS)

@@ -41,6 +41,7 @@ _COMMANDS = {
     "doctor": ("sparrowmq.cli.doctor:doctor", "Look for what is wrong, and say what to do."),
     "completion": ("sparrowmq.cli.completion:completion", "Print a script that completes commands."),
     "bench": ("sparrowmq.cli.bench:bench", "Measure throughput, latency, placement."),
+    "sim": ("sparrowmq.cli.sim:sim", "Simulate clusters; reproduce the paper's figures."),
 }
 
 

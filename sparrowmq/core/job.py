@@ -479,6 +479,5 @@ class Job:
         """Forget all reservations and return them per worker, for the cancels that go out."""
         withdrawn, self.reserved = self.reserved, {}
         self.withdrawn = self.round
-        self.cancels += self.reserved_total
         self.reserved_total = 0
         return withdrawn

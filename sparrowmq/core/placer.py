@@ -206,7 +206,10 @@ class Placer:
     def withdraw(self, job: Job) -> None:
         """Cancel every reservation that is left (SOSP 2013, 3.6); without cancellation they end as no-ops."""
         withdrawn = job.withdraw()
-        for worker_id in withdrawn if self._cancellation else ():
+        if not self._cancellation:
+            return
+        job.cancels += sum(withdrawn.values())
+        for worker_id in withdrawn:
             self._emit(self._workers[worker_id].peer, m.Cancel(job.id, job.epoch, job.round))
 
     def loaded(self, now: float, job: Job, worker: Worker, message: m.Load) -> None:

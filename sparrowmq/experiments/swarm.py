@@ -34,6 +34,7 @@ from sparrowmq.sim.swarm.scenario import draw
 
 EVENTS_MIN: Final = 3_000  # of a seed of 20 workers and 30 s: with fewer, the swarm would be too weak
 LINES: Final = 400  # of a transcript, before the failure
+_INTERRUPT_S: Final = 0.2  # Ctrl-C may come to the bar's thread while this one waits: then nothing wakes this one
 _SHARED: Final = 4  # seeds that a process is given at a time
 
 Watch = Callable[["Count"], AbstractContextManager[object]]
@@ -91,8 +92,9 @@ def source_digest() -> str:
     """Return a digest of the package's source: a seed is finished only for the code that played it."""
     package = Path(sparrowmq.__file__).parent
     digest = hashlib.sha256()
-    for room in ("core", "placement", "protocol", "sim"):
-        for path in sorted((package / room).rglob("*.py")):
+    for room in ("core", "placement", "protocol", "sim", "errors.py", "ids.py", "limits.py", "settings.py"):
+        place = package / room
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
             digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -143,7 +145,8 @@ def run(
         done, kept = _resumed(resume, parameters)
         if kept is not None:
             stack.callback(kept.close)
-        swarm = _Swarm(wanted, {seed: verdict for seed, verdict in done.items() if seed in wanted}, parameters, kept)
+        known = {seed: verdict for seed, verdict in done.items() if seed in wanted}
+        swarm = _Swarm(wanted, known, parameters, kept, transcripts)
         interrupted = False
         try:
             with watch(swarm.count):
@@ -152,10 +155,10 @@ def run(
             interrupted = True
         finally:
             swarm.end()
-    return _report(swarm, transcripts, interrupted)
+    return _report(swarm, interrupted)
 
 
-def _report(swarm: _Swarm, transcripts: Path, interrupted: bool) -> Report:
+def _report(swarm: _Swarm, interrupted: bool) -> Report:
     verdicts = [swarm.verdicts[seed] for seed in sorted(swarm.verdicts)]
     report = Report(len(verdicts), len(swarm.wanted), swarm.resumed, interrupted=interrupted)
     whole = [verdict.events for verdict in verdicts if not verdict.failure]
@@ -166,23 +169,26 @@ def _report(swarm: _Swarm, transcripts: Path, interrupted: bool) -> Report:
     report.virtual_s = round(sum(verdict.virtual_s for verdict in verdicts), 3)
     for verdict in verdicts:
         if verdict.failure:
-            text = swarm.transcripts.get(verdict.seed, "")
-            path = _write(transcripts / f"swarm-{verdict.seed}.txt", text) if text else ""
+            path = swarm.transcripts.get(verdict.seed, "")
             replay = swarm.parameters.replay(verdict.seed)
             report.findings.append(Finding(verdict.seed, verdict.failure, verdict.found_by, replay, path))
     return report
 
 
 def _write(path: Path, text: str) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    """Write a transcript; return where it is, or why it is not."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    except OSError as error:
+        return f"not written: {error}"
     return str(path)
 
 
 # -- the file of a long run
 
 
-def _resumed(path: Path | None, parameters: Parameters) -> tuple[dict[int, Verdict], IO[str] | None]:
+def _resumed(path: Path | None, parameters: Parameters) -> tuple[dict[int, Verdict], IO[bytes] | None]:
     """Return what earlier runs have finished, and the file to add to."""
     if path is None:
         return {}, None
@@ -200,10 +206,12 @@ def _resumed(path: Path | None, parameters: Parameters) -> tuple[dict[int, Verdi
                 f"{path}, line {number}: no verdict on a seed: {error}", hint="name another file"
             ) from None
         done[verdict.seed] = verdict
-    kept = path.open("w")
-    for line in lines or [json.dumps({"swarm": 1, **msgspec.to_builtins(parameters)})]:
-        kept.write(line + "\n")
-    kept.flush()
+    kept = path.open("r+b" if lines else "wb")
+    kept.seek(len(f"{whole}\n".encode()) if lines else 0)
+    kept.truncate()
+    if not lines:
+        kept.write(json.dumps({"swarm": 1, **msgspec.to_builtins(parameters)}).encode() + b"\n")
+        kept.flush()
     return done, kept
 
 
@@ -231,15 +239,18 @@ class _Child:
 
 
 class _Swarm:
-    def __init__(self, wanted: range, done: dict[int, Verdict], parameters: Parameters, kept: IO[str] | None) -> None:
+    def __init__(
+        self, wanted: range, done: dict[int, Verdict], parameters: Parameters, kept: IO[bytes] | None, directory: Path
+    ) -> None:
         self.wanted = wanted
         self.parameters = parameters
         self.verdicts = done
-        self.transcripts: dict[int, str] = {}
+        self.transcripts: dict[int, str] = {}  # where the story of a seed that failed is
         self.resumed = len(done)
         self.count = Count(len(wanted))
         self.count.done = len(done)
         self._kept = kept
+        self._directory = directory
         self._left = deque(seed for seed in wanted if seed not in done)
         self._children: dict[Connection, _Child] = {}
         for verdict in done.values():
@@ -253,7 +264,7 @@ class _Swarm:
         for _ in range(min(processes, len(self._left))):
             self._start()
         while self._children:
-            for connection in wait(list(self._children)):
+            for connection in wait(list(self._children), timeout=_INTERRUPT_S):
                 assert isinstance(connection, Connection)
                 self._hear(connection)
 
@@ -282,9 +293,11 @@ class _Swarm:
         child = self._children[connection]
         while self._left and len(child.seeds) < _SHARED:
             child.seeds.append(self._left.popleft())
-            connection.send(child.seeds[-1])
+            with contextlib.suppress(OSError):  # it has died: its end of the pipe will say so
+                connection.send(child.seeds[-1])
         if not child.seeds:
-            connection.send(None)
+            with contextlib.suppress(OSError):
+                connection.send(None)
 
     def _hear(self, connection: Connection) -> None:
         child = self._children[connection]
@@ -317,9 +330,9 @@ class _Swarm:
         self.count.done += 1
         self.count.failed += bool(verdict.failure)
         if text:
-            self.transcripts[verdict.seed] = text
+            self.transcripts[verdict.seed] = _write(self._directory / f"swarm-{verdict.seed}.txt", text)
         if self._kept is not None and known is None and verdict.found_by != "process":
-            self._kept.write(msgspec.json.encode(verdict).decode() + "\n")
+            self._kept.write(msgspec.json.encode(verdict) + b"\n")
             self._kept.flush()
 
 

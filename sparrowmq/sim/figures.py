@@ -21,11 +21,12 @@ HIGH_LOAD: Final = 0.9
 HIGH_LOAD_JOBS: Final = 30_000  # queues change slowly there
 
 # Fig 3: 10,000 four-core machines, Poisson arrivals, 100 tasks a job, one exponential duration for all
-# tasks of a job, 0.5 ms one way, d = 2.
+# tasks of a job, 0.5 ms one way, d = 2. Cancellation comes later in the paper (section 3.6), as an improvement on this.
 FIG3: Final = Setup(
     workers=10_000,
     slots=4,
     probe_ratio=2.0,
+    cancellation=False,
     latency_s=0.0005,
     workload=Workload(arrivals="poisson", tasks=100, duration_s=0.1, duration_law="exponential-job"),
 )

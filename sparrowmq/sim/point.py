@@ -4,7 +4,8 @@ Owns: building the cluster, submitting jobs at their times, the figures of a `Ro
 is for, processes, files.
 
 A client sits beside each scheduler, without a network in between, as the paper's frontends do: responses count from the
-submission to the moment when the scheduler has the last result. Bounds that a single scheduler of ten thousand workers
+submission to the moment when the scheduler has the last result; those of the omniscient queue end with the last task,
+as in the paper. Bounds that a single scheduler of ten thousand workers
 would meet (unfinished jobs and the like) are lifted; every decision is the runtime's.
 """
 
@@ -21,6 +22,7 @@ import msgspec
 
 from sparrowmq import ids, limits
 from sparrowmq.core import effects as fx
+from sparrowmq.errors import SparrowError
 from sparrowmq.protocol import messages as m
 from sparrowmq.settings import ClientSettings, SchedulerSettings, WorkerSettings
 from sparrowmq.sim import omniscient, workload
@@ -31,7 +33,8 @@ from sparrowmq.sim.wires import Constant, Latency, LogNormal, Uniform, Wire
 from sparrowmq.sim.workload import Job
 
 SETTLE_S: Final = 0.5  # until everybody is connected
-PATIENCE_S: Final = 3600.0  # of virtual time after the last submission
+SETTLE_S_MAX: Final = 60.0
+PATIENCE_S: Final = 3600.0  # of virtual time after the last submission, beside what the work itself takes
 REPORTS: Final = 100  # calls of ``progress``
 _JOB_RECORDS: Final = 256  # jobs that a worker remembers: what came in seconds, and a fraction of the memory
 _PING_S: Final = 60.0  # nobody disappears here: pings would be most of the events of a long run
@@ -48,14 +51,14 @@ class Row(msgspec.Struct, frozen=True):
     policy: str
     load: float
     jobs: int  # that count
-    median_ms: float
-    p95_ms: float
-    p99_ms: float
-    delay_p50_ms: float  # median of response - the job's longest task
+    median_ms: float | None  # None, here and below: no job counts
+    p95_ms: float | None
+    p99_ms: float | None
+    delay_p50_ms: float | None  # median of response - the job's longest task
     probe_ratio: float
     cancellation: bool
-    short_median_ms: float  # of jobs whose tasks are not the long ones of a bimodal workload
-    short_p95_ms: float
+    short_median_ms: float | None  # of jobs whose tasks are not the long ones of a bimodal workload
+    short_p95_ms: float | None
     messages_per_task: float  # between schedulers and workers
     tasks: int  # of all jobs
     unfinished: int  # jobs that count and were not over at the horizon
@@ -78,10 +81,14 @@ class _Tally:
         self.delays_s: list[float] = []
         self.ended = 0
         self.tasks = 0
+        self.work_s = 0.0  # of all of them
+        self.longest_s = 0.0
         self.last_s = 0.0
 
     def submitted(self, id: str, job: Job) -> None:
         self.tasks += len(job.durations_s)
+        self.work_s += sum(job.durations_s)
+        self.longest_s = max(self.longest_s, max(job.durations_s))
         self._open[id] = len(job.durations_s), job
 
     def outcomes(self, id: str, count: int, at_s: float) -> None:
@@ -107,6 +114,10 @@ class _Tally:
     @property
     def unfinished(self) -> int:
         return sum(job.at_s >= self._warm_up_s for _, job in self._open.values())
+
+    @property
+    def open(self) -> int:
+        return len(self._open)
 
     @property
     def complete(self) -> bool:
@@ -198,7 +209,11 @@ class _Run:
         schedulers = [cluster.add_scheduler() for _ in range(setup.schedulers)]
         for _ in range(setup.workers):
             cluster.add_worker(slots=setup.slots)
-        cluster.run(SETTLE_S)
+        machines = [cluster.scheduler(id) for id in schedulers]
+        for _ in range(int(SETTLE_S_MAX / SETTLE_S)):
+            cluster.run(SETTLE_S)
+            if all(len(machine.state.workers) == setup.workers for machine in machines):
+                break
         while len(self._homes) < setup.schedulers:
             client = cluster.add_client()
             for scheduler in schedulers:
@@ -215,7 +230,12 @@ class _Run:
             return
         while not self._exhausted:
             self.cluster.run(1.0)
-        self.cluster.run(PATIENCE_S, until=lambda: self._tally.complete)
+        tally = self._tally
+        patience_s = PATIENCE_S + 2.0 * tally.longest_s + 4.0 * tally.work_s / (self._setup.workers * self._setup.slots)
+        if not self.cluster.run(patience_s, until=lambda: tally.complete):
+            raise SparrowError(
+                f"{tally.open:,} jobs are not over {patience_s:,.0f} virtual seconds after the last came"
+            )
 
     def _next(self) -> None:
         """Have the next job submitted at its time."""
@@ -239,6 +259,8 @@ class _Run:
 
     def _tell(self, node: str, effect: fx.AnyEffect) -> None:
         if type(effect) is fx.Deliver:
+            if effect.statuses.count(m.SUCCEEDED) != len(effect.indices):
+                raise SparrowError(f"tasks of job {effect.job} failed, which says nothing about placement")
             self._tally.outcomes(effect.job, len(effect.indices), self.cluster.now - self._began)
         elif type(effect) is fx.Linked and effect.scheduler:
             self._homes.setdefault(effect.scheduler, node)
@@ -318,8 +340,8 @@ def _row(setup: Setup, tally: _Tally, messages: int, events: int) -> Row:
     )
 
 
-def _quantile_ms(ascending_s: Sequence[float], share: float) -> float:
-    """Return the value below which this share lies (the nearest rank), in milliseconds; 0 for none."""
+def _quantile_ms(ascending_s: Sequence[float], share: float) -> float | None:
+    """Return the first value that at least this share lies below, in milliseconds; None where there is none."""
     if not ascending_s:
-        return 0.0
+        return None
     return round(1e3 * ascending_s[min(len(ascending_s) - 1, int(share * len(ascending_s)))], 3)

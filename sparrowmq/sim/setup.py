@@ -9,7 +9,6 @@ A field is named as in the Struct, those of the workload with its name in front:
 from __future__ import annotations
 
 import difflib
-import math
 import tomllib
 from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple, cast, get_args, get_origin, get_type_hints
@@ -25,6 +24,7 @@ from sparrowmq.sim.workload import check as check_workload
 OMNISCIENT: Final = "omniscient"  # the central queue of sim/omniscient.py
 POLICIES: Final = ("random", "per-task", "batch", "late-binding", OMNISCIENT)  # as SOSP 2013, Fig 3, lists them
 JOBS_MAX: Final = 10_000_000  # with those of the warm-up
+OPEN_JOBS_MAX: Final = 100_000  # of a scheduler that gets more than it can place
 SLOTS_MAX: Final = 1_000_000  # of all workers
 WINDOW_S: Final = 0.02  # workers ask for tasks that are shorter by the dozen (`WorkerSettings.window_s`)
 _SHOWN_CHARS_MAX: Final = 64
@@ -78,7 +78,7 @@ _RANGES: Final[Mapping[str, _Range]] = {
     "seed": _Range(-INT_MAX, INT_MAX),
     "warm_up_s": _Range(0.0, 1e6),
     "horizon_s": _Range(0.0, 1e7),
-    "latency_s": _Range(0.0, 60.0),
+    "latency_s": _Range(0.0, 0.1),  # beyond, the machines' own time-outs take it for a loss
     "scheduler_cost_s": _Range(0.0, 10.0),
     "worker_cost_s": _Range(0.0, 10.0),
     "workload.tasks": _Range(1, TASKS_PER_JOB_MAX),
@@ -157,8 +157,8 @@ class _Checker:
             reason = (
                 f"at {setup.load:g} more work comes than {setup.workers * setup.slots:,} slots do, and queues only grow"
             )
-            horizon = self._names.get("horizon_s", "horizon_s")
-            raise self._bad("load", reason, f"stay below 1, or say with {horizon} when to stop")
+            horizon = self._names.get("horizon_s", "" if self._names else "horizon_s")
+            raise self._bad("load", reason, f"stay below 1{f', or say with {horizon} when to stop' if horizon else ''}")
         if setup.horizon_s and setup.horizon_s <= setup.warm_up_s:
             reason = (
                 f"expected more than the warm-up of {setup.warm_up_s:g} s, got {setup.horizon_s:g}: no job would count"
@@ -181,9 +181,9 @@ class _Checker:
             reason = f"{rate * setup.warm_up_s:,.0f} jobs come before they count; the limit of all jobs is {JOBS_MAX:,}"
             raise self._bad("warm_up_s", reason)
         held = (setup.load - 1.0) * rate * setup.horizon_s / setup.schedulers
-        most = SchedulerLimits().jobs
-        if held > most:
-            reason = f"after {setup.horizon_s:g} s each scheduler would hold {held:,.0f} jobs; its limit is {most:,}"
+        if setup.policy != OMNISCIENT and held > OPEN_JOBS_MAX:
+            many = f"{held:,.0f} jobs; the limit is {OPEN_JOBS_MAX:,}"
+            reason = f"after {setup.horizon_s:g} s each scheduler would hold {many}"
             raise self._bad("horizon_s", reason)
         if setup.policy != OMNISCIENT and not setup.horizon_s and setup.workload.duration_s >= WINDOW_S:
             self._check_cost("scheduler_cost_s", setup.scheduler_cost_s, setup.schedulers)
@@ -233,7 +233,7 @@ def read(text: str, name: str) -> dict[str, object]:
     """
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # of the numbers and the nesting that it cannot take, too
         raise UsageError(f"{name} is not TOML: {error}") from None
     values: dict[str, object] = {}
     for key, value in document.items():
@@ -292,6 +292,6 @@ def wrong(field: str, value: object) -> str:
     what = "a whole number" if kind is int else "a number"
     allowed = _RANGES[field]
     fits = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
-    if not fits or not math.isfinite(value) or value not in allowed:  # type: ignore[arg-type]
+    if not fits or value not in allowed:
         return f"expected {what} {allowed}, {got}"
     return ""

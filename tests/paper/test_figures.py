@@ -9,12 +9,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from sparrowmq.sim import figures
 from sparrowmq.sim.point import run_point
 from sparrowmq.sim.setup import OMNISCIENT, Setup
 from sparrowmq.sim.workload import Workload
 
-# Section 3, Fig. 3: 10,000 workers with 4 slots, jobs of 100 tasks, one exponential duration a job, 0.5 ms one way.
-FIG3 = Setup(workers=10_000, slots=4, jobs=500, warm_up_s=0.35)
+FIG3 = msgspec.structs.replace(figures.FIG3, jobs=500, warm_up_s=0.35)
 
 
 def over_ideal(setup: Setup) -> float:

@@ -7,6 +7,7 @@ import gc
 import msgspec
 import pytest
 
+from sparrowmq.errors import SparrowError
 from sparrowmq.sim import omniscient
 from sparrowmq.sim.point import run_point
 from sparrowmq.sim.setup import OMNISCIENT, POLICIES, Setup
@@ -121,3 +122,20 @@ def test_an_interrupt_comes_through_and_leaves_the_collector_as_it_was() -> None
         run_point(SMALL, progress=interrupt)
     assert gc.isenabled()
     assert gc.get_freeze_count() == 0
+
+
+def test_tasks_that_fail_are_no_responses() -> None:
+    """Workers are not there in time (`check` refuses such a Setup)."""
+    with pytest.raises(SparrowError, match="failed"):
+        run_point(Setup(workers=4, slots=1, latency_s=80.0), trace=[Job(0.0, [0.1])])
+
+
+def test_a_trace_of_long_tasks_is_run_to_its_end() -> None:
+    row = run_point(Setup(workers=4, slots=1), trace=[Job(0.0, [20_000.0]), Job(1.0, [0.1])])
+    assert (row.jobs, row.unfinished) == (2, 0)
+    assert row.p99_ms == pytest.approx(20_000e3, rel=1e-3)
+
+
+def test_where_no_job_counts_there_is_no_number() -> None:
+    row = run_point(msgspec.structs.replace(SMALL, load=3.0, horizon_s=0.201))
+    assert (row.jobs, row.median_ms, row.delay_p50_ms, row.short_p95_ms) == (0, None, None, None)

@@ -51,7 +51,7 @@ REFUSED = [
     (Setup(eager="yes"), ["eager: expected true or false, got 'yes'"]),
     (Setup(latency_law="normal"), ["latency_law: expected one of constant, uniform, lognormal, got 'normal'"]),
     (Setup(horizon_s=0.4), ["horizon_s: expected more than the warm-up of 0.5 s, got 0.4"]),
-    (Setup(load=5.0, workers=10_000, horizon_s=60.0), ["horizon_s: after 60 s", "its limit is 10,000"]),
+    (Setup(load=5.0, workers=10_000, horizon_s=60.0), ["horizon_s: after 60 s", "the limit is 100,000"]),
     (Setup(workload=Workload(tasks=TASKS_PER_JOB_MAX + 1)), ["workload.tasks: expected a whole number", "100,000"]),
     (Setup(workload=Workload(long_share=0.5)), ["workload.long_share: 0.5 means nothing"]),
     (Setup(workload=Workload(duration_s=1e-5, tasks=1), workers=10_000), ["warm_up_s", "come before they count"]),
@@ -149,3 +149,15 @@ def test_the_documented_file_holds_the_defaults():
     values = read(page.read_text().partition("```toml\n")[2].partition("```")[0], "docs")
     assert list(values) == list(setup.FIELDS)
     assert make(values) == Setup()
+
+
+@pytest.mark.parametrize("text", ["jobs = 1" + "0" * 400, "jobs = 1" + "0" * 5000, "x = " + "[" * 3000, "load = nan"])
+def test_no_file_gives_anything_but_a_usage_error(text):
+    with pytest.raises(UsageError, match=r"^setup\.toml"):
+        read(text, "setup.toml")
+
+
+def test_a_command_without_a_horizon_does_not_tell_of_one():
+    with pytest.raises(UsageError) as caught:
+        check(Setup(load=1.2), {"load": "--loads"})
+    assert caught.value.hint == "stay below 1"

@@ -65,8 +65,9 @@ class Connections:
         link.failures = 0
         self._place.queue.unpark(link.scheduler)
         self._log("info", "scheduler found", scheduler=link.scheduler, address=link.address)
-        for result in link.outbox:
-            self.send(link, result)
+        for message in (*link.outbox, *link.unsaid):
+            self.send(link, message)
+        link.unsaid.clear()
 
     def refused(self, now: float, link: Link, message: m.Refused) -> None:
         """The scheduler does not want this worker."""
@@ -133,6 +134,7 @@ class Connections:
             self._timers.add(now + self._settings.scheduler_grace_s, ("grace", link.scheduler, now))
             self._log("info", "scheduler lost", scheduler=link.scheduler)
         link.peer, link.welcomed, link.silent = 0, False, False
+        link.unsaid.clear()
         for request in list(link.requests.values()):
             self.forget_request(link, request)
             if self._place.epoch(request.job, request.epoch) == request.epoch:  # else its job is elsewhere by now

@@ -49,6 +49,7 @@ class Link:
     rtt_s: float = RTT_S_INITIAL
     requests: dict[int, Request] = field(default_factory=dict)
     outbox: Outbox[m.Result] = field(default_factory=Outbox)
+    unsaid: list[m.Returned] = field(default_factory=list)  # the hello that is on its way tells of these tasks still
 
     @property
     def usable(self) -> bool:

@@ -342,8 +342,13 @@ class NodeMonitor:
     ) -> None:  # fmt: skip
         """These tasks have not started here and never will. (Lost on the way, the next inventory says the same.)"""
         link = self.links.get(scheduler)
-        if link is not None and (indices or request):
-            self._send(link, m.Returned(request, job, epoch, indices, attempts, reason))
+        if link is None or not (indices or request):
+            return
+        returned = m.Returned(request, job, epoch, indices, attempts, reason)
+        if link.welcomed:
+            self._send(link, returned)
+        elif link.peer:
+            link.unsaid.append(returned)
 
     def _log(self, level: str, event: str, **fields: object) -> None:
         self._effects.append(Log(level, event, fields))

@@ -50,8 +50,8 @@ RATIO: Final = Setup(
     workers=110,
     slots=8,
     schedulers=10,
-    scheduler_cost_s=0.0001,
-    worker_cost_s=0.0005,
+    scheduler_cost_s=0.00009,
+    worker_cost_s=0.001,
     workload=Workload(arrivals="poisson", tasks=10, duration_s=0.1, duration_law="constant"),
 )
 RATIO_LOADS: Final = (0.8, 0.9)

@@ -144,6 +144,27 @@ def test_an_inventory_has_one_row_for_each_job() -> None:
     assert sent == fx.Send(2, hello(held=[m.Held("a", 0, [0, 1, 2], [1, 1, 1])]))
 
 
+def test_tasks_that_are_given_back_while_a_hello_tells_of_them_are_given_back_after_the_welcome() -> None:
+    """Swarm, seed 217: the scheduler believed for ever that they were here."""
+    world = World()
+    world.busy(0, 1, 2)
+    world.machine.lost(world.now, 1)
+    world.wait(0.006)
+    [_, sent] = world.said()
+    assert sent == fx.Send(2, hello(held=[m.Held("a", 0, [0, 1, 2], [1, 1, 1])]))
+    world.machine.slot_exited(world.now, 0, "killed by signal 9", 1)
+    assert world.sent() == []
+    world.hear(m.Welcome("s1", 1, "0"), peer=2)
+    crashed, back = world.sent()
+    assert (type(crashed), crashed.indices) == (m.Result, [0])
+    assert back == returned([1, 2], "crash")
+    world.machine.lost(world.now, 2)
+    world.wait(0.1)
+    assert [message.held for message in world.sent()] == [[m.Held("a", 0, [0], [1])]]
+    world.hear(m.Welcome("s1", 1, "0"), peer=3)
+    assert [type(message) for message in world.sent()] == [m.Result]  # said once
+
+
 def test_requests_without_an_answer_are_queued_again_when_the_connection_breaks() -> None:
     world = World()
     world.hear(m.Probe("a", 0, 1, 3))

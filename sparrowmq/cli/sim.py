@@ -194,7 +194,7 @@ def hetero(
 ) -> int:
     """Short jobs beside long ones (SOSP 2013, heterogeneous durations), against the ideal.
 
-    100 workers, 10 schedulers; short jobs have 10 tasks of 100 ms, long ones of 10 or 100 s. 10,000 jobs a point,
+    10,000 workers; short jobs have 10 tasks of 100 ms, long ones of 10 or 100 s. 10,000 jobs a point,
     after a warm-up of five long tasks.
     """
     from sparrowmq.experiments import plot, tables

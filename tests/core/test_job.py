@@ -136,7 +136,7 @@ def test_reservations_are_counted() -> None:
     invariants.check_job(record)
     assert (record.reserved, record.reserved_total, record.probes) == ({"w1": 2}, 2, 4)
     assert record.withdraw() == {"w1": 2}
-    assert (record.reserved, record.reserved_total, record.cancels) == ({}, 0, 2)
+    assert (record.reserved, record.reserved_total, record.withdrawn) == ({}, 0, record.round)
 
 
 def test_the_invariants_can_fail() -> None:

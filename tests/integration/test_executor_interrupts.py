@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import random
@@ -43,10 +44,21 @@ def test_sleeping_python_and_sleep_tasks_end_at_once(monitor: Monitor) -> None:
     assert interrupt(monitor, *monitor.call(time.sleep, 1000)) == INTERRUPTED
     assert interrupt(monitor, *monitor.hand([plain.dumps(1000)], kind=m.SLEEP)) == INTERRUPTED
     assert interrupt(monitor, *monitor.call(run_loop)) == INTERRUPTED
-    assert interrupt(monitor, *monitor.call(subprocess.run, ["sleep", "1000"])) == INTERRUPTED
+    task = monitor.call(subprocess.run, ["sleep", "1000"])
+    monitor.until(lambda: b"sleep" in programs(monitor))  # an interrupt of Popen itself would leave its process behind
+    assert interrupt(monitor, *task) == INTERRUPTED
     assert monitor.outcomes(monitor.call(abs, -1)) == [1]
     assert monitor.pids == {0: pid}
-    assert not monitor.survivors()
+    monitor.until(lambda: not monitor.survivors())
+
+
+def programs(monitor: Monitor) -> list[bytes]:
+    """What the slots' descendants run."""
+    found = []
+    for pid in monitor.survivors():
+        with contextlib.suppress(OSError):
+            found.append(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0])
+    return found
 
 
 def run_loop() -> None:

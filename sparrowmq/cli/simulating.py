@@ -5,10 +5,8 @@ Owns: the flow of one command. Must not know: any single figure, how points are 
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -17,12 +15,13 @@ import click
 from sparrowmq.cli import show
 from sparrowmq.cli.base import Ended, Globals
 from sparrowmq.cli.values import ParamType, Whole
+from sparrowmq.cli.watching import watching
 from sparrowmq.errors import UsageError
 
 if TYPE_CHECKING:
     from sparrowmq.experiments.cache import Cache
     from sparrowmq.experiments.plot import Chart
-    from sparrowmq.experiments.sweep import Count, Report
+    from sparrowmq.experiments.sweep import Report
     from sparrowmq.experiments.tables import Done, Record, Table
     from sparrowmq.sim.setup import Setup
     from sparrowmq.sim.workload import Job
@@ -188,7 +187,7 @@ def carry_out(options: Globals, study: Study, files: Files) -> int:
         trace=study.trace,
         processes=files.processes or available_slots(),
         cache=cache,
-        watch=_watch,
+        watch=watching,
     )
     done = [(setup, row) for setup, row in zip(study.setups, report.rows, strict=True) if row is not None]
     table = study.tabulate(done)
@@ -199,18 +198,6 @@ def carry_out(options: Globals, study: Study, files: Files) -> int:
         click.echo(f"warning: {cache.problem}", err=True)
     _raise_if_incomplete(study, report, cache)
     return 0
-
-
-@contextlib.contextmanager
-def _watch(count: Count) -> Iterator[None]:
-    """Draw a bar on a terminal."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from sparrowmq.client.bar import bar
-
-    with bar(count, in_notebook=False):
-        yield
 
 
 def _check_files(files: Files) -> None:

@@ -5,11 +5,8 @@ Owns: the options and what is printed. Must not know: how seeds are played (expe
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,9 +14,10 @@ import click
 
 from sparrowmq.cli import show
 from sparrowmq.cli.base import Command, Globals, pass_globals
+from sparrowmq.cli.watching import watching
 
 if TYPE_CHECKING:
-    from sparrowmq.experiments.swarm import Count, Report
+    from sparrowmq.experiments.swarm import Report
 
 _FAILED: Final = 1
 _INTERRUPTED: Final = 130
@@ -63,7 +61,7 @@ def swarm(
         processes=processes or len(os.sched_getaffinity(0)),
         resume=resume,
         transcripts=transcripts,
-        watch=_watch,
+        watch=watching,
     )
     took_s = time.monotonic() - began
     if options.json:
@@ -89,15 +87,3 @@ def _tell(report: Report, took_s: float) -> None:
         f"{report.events:,} events (minimum {report.events_min:,} a seed, median {report.events_median:,.0f}), "
         f"{report.virtual_s:,.0f} virtual seconds in {took_s:.1f} s"
     )
-
-
-@contextlib.contextmanager
-def _watch(count: Count) -> Iterator[None]:
-    """Draw a bar on a terminal."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from sparrowmq.client.bar import bar
-
-    with bar(count, in_notebook=False):
-        yield

@@ -11,14 +11,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import multiprocessing
-import os
-import signal
 import statistics
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import IO, Any, Final
@@ -28,13 +25,13 @@ import msgspec
 import sparrowmq
 from sparrowmq.errors import UsageError
 from sparrowmq.executor import linux
+from sparrowmq.experiments import children
 from sparrowmq.sim.journal import Journal
 from sparrowmq.sim.swarm.play import Play, Verdict
 from sparrowmq.sim.swarm.scenario import draw
 
 EVENTS_MIN: Final = 3_000  # of a seed of 20 workers and 30 s: with fewer, the swarm would be too weak
 LINES: Final = 400  # of a transcript, before the failure
-_INTERRUPT_S: Final = 0.2  # Ctrl-C may come to the bar's thread while this one waits: then nothing wakes this one
 _SHARED: Final = 4  # seeds that a process is given at a time
 
 Watch = Callable[["Count"], AbstractContextManager[object]]
@@ -264,29 +261,18 @@ class _Swarm:
         for _ in range(min(processes, len(self._left))):
             self._start()
         while self._children:
-            for connection in wait(list(self._children), timeout=_INTERRUPT_S):
-                assert isinstance(connection, Connection)
+            for connection in children.heard(self._children):
                 self._hear(connection)
 
     def end(self) -> None:
         """End what still runs."""
-        with _uninterrupted():
-            for child in self._children.values():
-                child.process.kill()
-            for connection, child in self._children.items():
-                child.process.join()
-                connection.close()
-            self._children.clear()
+        children.end({connection: child.process for connection, child in self._children.items()})
+        self._children.clear()
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        with _uninterrupted():  # the child inherits that: Ctrl-C in the terminal is for this process alone
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, os.getpid(), self.parameters), daemon=True)
-            process.start()
-            theirs.close()
-            self._children[ours] = _Child(process)
-        self._feed(ours)
+        connection, process = children.start(_work, self.parameters)
+        self._children[connection] = _Child(process)
+        self._feed(connection)
 
     def _feed(self, connection: Connection) -> None:
         """Give a process its next seeds; none: it ends."""
@@ -304,10 +290,8 @@ class _Swarm:
         try:
             verdict, text = connection.recv()
         except (EOFError, ConnectionError):
-            with _uninterrupted():
-                del self._children[connection]
-                connection.close()
-                child.process.join()
+            del self._children[connection]
+            children.gone(connection, child.process)
             if child.seeds:
                 self._died(child)
             return
@@ -334,16 +318,6 @@ class _Swarm:
         if self._kept is not None and known is None and verdict.found_by != "process":
             self._kept.write(msgspec.json.encode(verdict) + b"\n")
             self._kept.flush()
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Have Ctrl-C wait for the end of the block."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(connection: Connection, parent: int, parameters: Parameters) -> None:

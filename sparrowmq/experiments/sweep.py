@@ -10,20 +10,19 @@ reaches this process only: it ends the children, and what is finished is returne
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
 import signal
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sparrowmq.errors import SparrowError
 from sparrowmq.executor import linux
+from sparrowmq.experiments import children
 from sparrowmq.sim.setup import OMNISCIENT, Setup, rate_jobs_per_s
 from sparrowmq.sim.workload import Job, mean_tasks
 
@@ -35,7 +34,6 @@ RunPoint = Callable[[Setup, Sequence[Job] | None, Callable[[int], None]], "Row"]
 Watch = Callable[["Count"], AbstractContextManager[object]]
 
 _OMNISCIENT_WEIGHT: Final = 0.05  # it has no messages
-_INTERRUPT_S: Final = 0.2  # Ctrl-C may come to the bar's thread while this one blocks it: then nothing wakes this one
 _KILLED: Final = -int(signal.SIGKILL)
 
 
@@ -137,47 +135,30 @@ class _Sweep:
         while self._pending or self._children:
             while self._pending and len(self._children) < processes:
                 self._start(self._pending.pop())
-            for connection in wait(list(self._children), timeout=_INTERRUPT_S):
-                assert isinstance(connection, Connection)
+            for connection in children.heard(self._children):
                 self._hear(connection)
 
     def end(self) -> None:
         """End what still runs."""
-        with _uninterrupted():
-            for child in self._children.values():
-                child.process.kill()
-            for connection, child in self._children.items():
-                child.process.join()
-                connection.close()
-            self._children.clear()
+        children.end({connection: child.process for connection, child in self._children.items()})
+        self._children.clear()
 
     def _start(self, position: int) -> None:
         setup = self._setups[position]
-        context = multiprocessing.get_context("spawn")  # the bar's thread may hold a lock when a fork would copy it
-        with _uninterrupted():  # the child inherits that: Ctrl-C in the terminal is for this process alone
-            ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(
-                target=_work, args=(theirs, os.getpid(), self._run_point, setup, self._trace), daemon=True
-            )
-            try:
-                process.start()
-            except OSError as error:
-                ours.close()
-                self._fail(position, f"it cannot be started: {error.strerror or error}")
-                return
-            finally:
-                theirs.close()
-            self._children[ours] = _Child(position, setup, process)
+        try:
+            connection, process = children.start(_work, self._run_point, setup, self._trace)
+        except OSError as error:
+            self._fail(position, f"it cannot be started: {error.strerror or error}")
+            return
+        self._children[connection] = _Child(position, setup, process)
 
     def _hear(self, connection: Connection) -> None:
         child = self._children[connection]
         try:
             what, value = connection.recv()
         except (EOFError, ConnectionError):
-            with _uninterrupted():
-                del self._children[connection]
-                connection.close()
-                child.process.join()
+            del self._children[connection]
+            children.gone(connection, child.process)
             if not child.over:
                 self._fail(child.position, _end(child.process.exitcode or 0))
             return
@@ -220,16 +201,6 @@ def _end(exit_code: int) -> str:
     if exit_code == _KILLED:
         return "killed by signal 9 (SIGKILL), most likely for want of memory; --processes 1 takes less at a time"
     return f"its process ended: {linux.explain_exit(-exit_code if exit_code < 0 else exit_code << 8)}"
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Have Ctrl-C wait for the end of the block."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # -- in the child

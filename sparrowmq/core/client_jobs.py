@@ -118,9 +118,9 @@ class ClientJobs:
         elif job.peer in self._links:
             self.recalls[request] = (job_id, job.peer)
             self._effects.append(Send(job.peer, m.Recall(request, job_id, job.submit.epoch, wanted)))
-        elif job.peer:  # its scheduler was lost: too late, or too early
+        elif job.peer or job.sent:  # its scheduler was lost, or an earlier one was: it may have started
             self._effects.append(Recalled(request, job_id, []))
-        else:  # no scheduler has it: nothing of it runs
+        else:  # no scheduler has had it
             self._cancel(job, wanted)
             self._effects.append(Recalled(request, job_id, wanted))
 

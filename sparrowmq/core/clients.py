@@ -174,7 +174,7 @@ class Clients:
             return
         waiting, at = self._unfinished(job, message.indices)
         self._recall_number += 1
-        recall = Recall(client.id, message.request, job.id, set(at), waiting)
+        recall = Recall(client.id, message.request, job.id, set(at), list(waiting))  # the outcome's list must not grow
         self._recalls[self._recall_number] = recall
         for worker_id, indices in at.items():
             worker = state.workers[worker_id]

@@ -5,10 +5,14 @@ connections, how a process is signalled.
 
 A kill concerns the one task that runs. Where a slot holds more, what has not started is taken back first; the task that
 remains is then asked to end (`InterruptSlot`), and its process killed when the grace is over.
+
+So it is with timeouts. The results of short tasks wait in their slot while the next one runs, so that of several tasks
+the first need not be the one that runs. A reclaim tells: what comes before the last that has started is over.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from sparrowmq.core.effects import AnyEffect, InterruptSlot, KillSlot
@@ -28,10 +32,14 @@ _TOO_SLOW: Final = names_of(TaskTimedOut)
 class Endings:
     """The ends that a node monitor brings about."""
 
-    def __init__(self, slots: list[Slot], effects: list[AnyEffect], timers: Timers[tuple[Any, ...]]) -> None:
+    def __init__(
+        self, slots: list[Slot], effects: list[AnyEffect], timers: Timers[tuple[Any, ...]],
+        reclaim: Callable[[Slot, str], None],
+    ) -> None:  # fmt: skip
         self._slots = slots
         self._effects = effects
         self._timers = timers
+        self._reclaim = reclaim
 
     def end(self, slot: Slot, verdict: str) -> None:
         """Kill the slot's process, for this reason."""
@@ -67,8 +75,9 @@ class Endings:
 
         Most tasks end long before: a deadline for each, kept for its whole timeout, would be too many.
         """
-        if slot.held and slot.held[0].spec.timeout_s:
-            when = min(slot.progress_at + slot.held[0].spec.timeout_s, now + CLOCK_S)
+        timeout_s, since = slot.clock()
+        if timeout_s:
+            when = min(since + timeout_s, now + CLOCK_S)
             if not slot.clock_at or when < slot.clock_at:
                 slot.clock_at = when
                 self._timers.add(when, ("clock", slot.number))
@@ -79,10 +88,13 @@ class Endings:
         if now < slot.clock_at:
             return  # an older deadline, that a sooner one has replaced
         slot.clock_at = 0.0
-        if slot.held and 0.0 < slot.held[0].spec.timeout_s <= now - slot.progress_at + 1e-9:
-            self.end(slot, TIMED_OUT)
-        else:
+        timeout_s, since = slot.clock()
+        if not 0.0 < timeout_s <= now - since + 1e-9:
             self.watch_clock(now, slot)
+        elif slot.knows_running:
+            self.end(slot, TIMED_OUT)
+        else:  # the answer looks at the time again
+            self._reclaim(slot, "timeout")
 
 
 def outcome(verdict: str, interrupted: bool, batch: Batch, cause: str) -> tuple[int, bytes]:

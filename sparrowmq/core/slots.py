@@ -56,6 +56,8 @@ class Slot:
     progress_at: float = 0.0
     watched: bool = False
     reclaiming: bool = False
+    started_seq: int = 0  # the last task that had started at a reclaim
+    started_at: float = 0.0  # when that was first known
     clock_at: float = 0.0  # when the time of its running task is looked at next; 0: not
     verdict: str = ""  # why its process is being killed; "": it is not
     kills: dict[tuple[str, int, int], float] = field(default_factory=dict)  # (job, epoch, index) to end -> grace_s
@@ -119,6 +121,24 @@ class Slot:
         self.held_count += count
         self.held.append(Batch(first_seq, scheduler, task.job, task.epoch, task.indices, task.attempts, task.spec))
         return first_seq
+
+    def started(self, now: float, seq: int) -> None:
+        """Note that ``seq`` was the last to start so far: those before it are over, whether or not this is known."""
+        if seq != self.started_seq:
+            self.started_seq, self.started_at = seq, now
+
+    @property
+    def knows_running(self) -> bool:
+        """Whether the last task that it holds is the one that runs, or is about to: nothing else can be."""
+        return self.held_count == 1 or (self.held_count > 1 and self.held[-1].last_seq == self.started_seq)
+
+    def clock(self) -> tuple[float, float]:
+        """Return the timeout (0: none) of the task that runs, as far as is known, and since when it does."""
+        if not self.held:
+            return 0.0, 0.0
+        if self.held_count > 1 and self.knows_running:  # results are under way, or the task keeps its slot from sending
+            return self.held[-1].spec.timeout_s, self.started_at
+        return self.held[0].spec.timeout_s, self.progress_at
 
     def holder(self, seq: int) -> Batch | None:
         """Return the batch that task ``seq`` is held in, None if it is not held (any more)."""

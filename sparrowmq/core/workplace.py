@@ -72,7 +72,7 @@ class Workplace:
         self._function_bytes = 0
         self._recalls: list[_Recall] = []
         self.retiring: set[int] = set()  # slots whose process is to be replaced
-        self.endings = Endings(self.slots, effects, timers)
+        self.endings = Endings(self.slots, effects, timers, self.reclaim)
 
     # -- what there is
 
@@ -301,11 +301,13 @@ class Workplace:
         if not slot.reclaiming:
             return
         slot.reclaiming = False
+        slot.started(now, after_seq)
         for batch in slot.cut(after_seq):
             self._paces.slow(batch.job)
             self._sort_out(batch, slot.kills, "slow")
         self._answer_recalls(number)
         self.endings.end_running(now, slot)
+        self.endings.watch_clock(now, slot)
         if slot.kills:
             slot.forget_settled()
             slot.forget_late_kills()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from sparrowmq.core import effects as fx
 from sparrowmq.protocol import messages as m
 from sparrowmq.settings import SchedulerSettings, WorkerSettings
 from sparrowmq.sim.wires import Constant, Wire
+from tests.core import test_node_monitor as worker
+from tests.core import test_session as client
 from tests.support.scheduler import CLIENT, World, hello, submit
 from tests.support.sim import cluster, succeeded
 
@@ -77,3 +80,101 @@ def test_a_request_that_crosses_a_cancel_does_not_use_up_a_later_reservation() -
     assert isinstance(sent, m.Task)
     assert (sent.request, sent.attempts) == (2, [2])
     assert cancelled == m.Cancel("a", 0, 2)
+
+
+def test_what_a_recall_finds_at_workers_stays_out_of_the_outcome_of_what_had_waited() -> None:
+    """Seeds 5568 and 7462: sent again after a reset, the first outcome told of two tasks and had one status."""
+    world = World(workers=1)
+    world.hear(CLIENT, submit(2))
+    world.said()
+    world.start("w1")
+    world.hear(CLIENT, m.Recall(9, "a", 0, [0, 1]))  # task 0 is at the worker, 1 waits
+    [recall] = [message for message in world.to("w1") if isinstance(message, m.Recall)]
+    world.hear("w1", m.Returned(recall.request, "a", 0, [0], [1]))
+    world.said()
+    world.hear("again", hello(m.CLIENT, "c1", connection=2))
+    outcomes = [message for message in world.to("again") if isinstance(message, m.Outcome)]
+    assert [(outcome.indices, len(outcome.statuses)) for outcome in outcomes] == [([1], 1), ([0], 1)]
+
+
+def test_what_an_earlier_scheduler_may_have_started_is_too_late_to_recall() -> None:
+    """Seeds 2687, 6333, 6355, 6416, 7930: a recall ended tasks, some of which had run, as "killed"."""
+    session = client.session()
+    session.submit(1.0, client.submit())
+    session.lost(1.1, 1)
+    session.receive(1.2, 2, m.Welcome("s1", 8, "0"))  # another process: the job moves
+    session.receive(1.3, 2, m.Rejected("a", 1, "busy", "full", 0.5))
+    client.effects(session)
+    session.recall(1.4, 9, "a", [2])
+    assert client.effects(session) == [fx.Recalled(9, "a", [])]
+    session.tick(1.8)
+    sent = [effect.message for effect in client.effects(session) if isinstance(effect, fx.Send)]
+    assert m.Submit("a", 1, client.SPEC, 3, [b"x", b"y", b"z"], indices=[0, 1, 2]) in sent
+
+
+TIMED = m.JobSpec(kind=m.SLEEP, timeout_s=0.05)
+
+
+def reclaiming(first: m.JobSpec, second: m.JobSpec) -> worker.World:
+    """A worker whose slot holds tasks 2 (job b) and 3 (job c), asked for before anything was known of these jobs.
+
+    The end of task 1 made it look patient: it takes back what has not started only just before 0.05 s are over.
+    """
+    world = worker.World()
+    world.hear(*(m.Probe(job, 0, 1, 1) for job in "abc"))
+    monitor = world.machine
+    monitor._feed()
+    for entry in [entry for entry in monitor.place.queue if entry.count]:
+        monitor._request(monitor.links["s1"], 0, entry, 1)
+    world.hear(worker.task(1, [0]), worker.task(2, [0], job="b", spec=first), worker.task(3, [0], job="c", spec=second))
+    world.now += 0.0004
+    world.done(1)
+    world.said()
+    world.wait(0.0501)
+    assert world.said() == [fx.ReclaimSlot(0)]
+    return world
+
+
+def test_a_timeout_is_not_held_against_the_task_behind() -> None:
+    """Seeds 2421, 6768, 7177, 8307, 8846: a task was over, and its result waited in the slot behind the next one.
+
+    The next one was killed as timed out; the first, whose result was lost with the process, ran once more.
+    """
+    world = reclaiming(TIMED, m.JobSpec(kind=m.SLEEP))
+    world.machine.slot_reclaimed(world.now, 0, 3)
+    world.wait(0.0)
+    assert world.said() == []
+    world.done(2)  # the reclaim had it sent
+    [over] = world.sent()
+    assert isinstance(over, m.Result)
+    assert (over.job, over.statuses) == ("b", bytes([m.SUCCEEDED]))
+    world.wait(1.0)
+    assert world.said() == []
+
+
+def test_a_task_is_ended_when_it_is_known_that_its_time_is_up() -> None:
+    world = reclaiming(TIMED, TIMED)
+    world.machine.slot_reclaimed(world.now, 0, 2)
+    world.wait(0.0)
+    assert world.said() == [fx.Send(1, worker.returned([0], "slow", job="c")), fx.KillSlot(0)]
+    world.machine.slot_exited(world.now, 0, "killed by signal 9", 2)
+    [timed_out] = world.sent()
+    assert isinstance(timed_out, m.Result)
+    assert (timed_out.job, timed_out.statuses) == ("b", bytes([m.TIMED_OUT]))
+
+
+@pytest.mark.parametrize("first", [m.JobSpec(kind=m.SLEEP), m.JobSpec(kind=m.SLEEP, timeout_s=0.051)])
+def test_a_task_that_keeps_its_slot_from_sending_has_its_own_timeout(first: m.JobSpec) -> None:
+    """It holds the GIL, say. Its time counts from when it was seen to run, whatever is believed of the one before."""
+    world = reclaiming(first, TIMED)
+    world.machine.slot_reclaimed(world.now, 0, 3)
+    world.wait(0.049)
+    assert not any(isinstance(effect, fx.KillSlot) for effect in world.said())
+    world.wait(0.002)
+    assert fx.KillSlot(0) in world.said()
+    world.machine.slot_exited(world.now, 0, "killed by signal 9", 3)
+    back, timed_out = world.sent()
+    assert back == worker.returned([0], "crash", job="b")
+    assert isinstance(timed_out, m.Result)
+    assert (timed_out.job, timed_out.statuses) == ("c", bytes([m.TIMED_OUT]))
+    assert "0.05 s" in msgspec.msgpack.decode(timed_out.payloads[0])["message"]

@@ -18,7 +18,7 @@ from sparrowmq.sim.journal import Journal
 from sparrowmq.sim.slot import Work
 from sparrowmq.sim.swarm import model
 from sparrowmq.sim.swarm.play import Play
-from sparrowmq.sim.swarm.scenario import draw
+from sparrowmq.sim.swarm.scenario import TASKS_PER_S, draw
 from tests.support.planted import BUGS
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -47,6 +47,14 @@ def test_a_seed_leaves_some_kinds_of_faults_out_and_some_seeds_have_none() -> No
     assert frozenset() in kinds
     assert sum(draw(seed).quiet for seed in range(100)) > 5
     assert {len(draw(seed).schedulers) for seed in range(50)} == {1, 2, 3}
+
+
+@pytest.mark.parametrize("seed", [8416, 8725])
+def test_a_seed_that_would_have_few_tasks_is_given_more(seed: int) -> None:
+    scenario = draw(seed)
+    assert sum(len(job.works) for job in scenario.jobs) >= TASKS_PER_S * scenario.duration_s
+    assert {step.arguments[0] for step in scenario.steps if step.what == "submit"} == set(range(len(scenario.jobs)))
+    assert swarm.play(seed, swarm.Parameters()).failure == ""
 
 
 PROGRAM = """

@@ -23,6 +23,7 @@ from sparrowmq.sim.wires import Latency, LogNormal, Uniform, Wire
 JOBS_MAX: Final = 70
 SLOTS_MAX: Final = 4
 TASKS_MAX: Final = 150  # of a job; a queue has room for one
+TASKS_PER_S: Final = 10  # of all jobs, at the least: with fewer a seed says too little
 LOSS_MAX: Final = 0.3
 CALM: Final = Wire()
 
@@ -105,6 +106,7 @@ class _Drawing:
         self._workload()
         for kind in scenario.kinds:
             self._faults(_KINDS[kind])
+        self._more_work()
         scenario.steps.sort(key=lambda step: step.at_s)
 
     def _settings(self) -> None:
@@ -150,22 +152,32 @@ class _Drawing:
 
     def _workload(self) -> None:
         rng, scenario = self.rng, self.scenario
-        features = {name for name in ("retries", "hedges", "timeouts", "bad ends", "output") if rng.random() < 0.6}
-        policies = [*rng.sample(sorted(POLICIES), rng.randint(1, len(POLICIES))), "late-binding"]
-        detached = rng.choice([0.0, 0.0, 0.2])
-        for _ in range(rng.randint(JOBS_MAX // 3, JOBS_MAX)):
-            if rng.random() < detached:
-                job = Job(rng.choice(scenario.schedulers), self._works(features), self._spec(features, policies), True)
-            else:
-                job = Job(rng.choice(scenario.clients), self._works(features), self._spec(features, policies))
-            scenario.jobs.append(job)
+        self.features = {name for name in ("retries", "hedges", "timeouts", "bad ends", "output") if rng.random() < 0.6}
+        self.policies = [*rng.sample(sorted(POLICIES), rng.randint(1, len(POLICIES))), "late-binding"]
+        self.detached = rng.choice([0.0, 0.0, 0.2])
+        scenario.jobs += [self._job() for _ in range(rng.randint(JOBS_MAX // 3, JOBS_MAX))]
         bursts = [rng.uniform(0.0, scenario.duration_s * 0.95) for _ in range(rng.randint(1, 12))]
         for number in range(len(scenario.jobs)):
             at_s = rng.choice(bursts) + rng.expovariate(5.0) if rng.random() < 0.5 else self._time()
             scenario.steps.append(Step(min(at_s, scenario.duration_s), "submit", (number,)))
 
-    def _works(self, features: set[str]) -> tuple[Work, ...]:
-        rng = self.rng
+    def _more_work(self) -> None:
+        """Add jobs where there are few tasks. Drawn last, so that nothing changes where there are enough."""
+        scenario = self.scenario
+        tasks = sum(len(job.works) for job in scenario.jobs)
+        while tasks < TASKS_PER_S * scenario.duration_s:
+            job = self._job()
+            scenario.steps.append(Step(self._time(), "submit", (len(scenario.jobs),)))
+            scenario.jobs.append(job)
+            tasks += len(job.works)
+
+    def _job(self) -> Job:
+        detached = self.rng.random() < self.detached
+        owner = self.rng.choice(self.scenario.schedulers if detached else self.scenario.clients)
+        return Job(owner, self._works(), self._spec(), detached)
+
+    def _works(self) -> tuple[Work, ...]:
+        rng, features = self.rng, self.features
         mean_s = rng.choice([0.0, 0.0005, 0.01, 0.1, 0.1, 1.0])
         ends = ["ok"] * 16 + (["fail", "fail 1", "fail 2", "crash"] if "bad ends" in features else [])
         output = rng.choice([b"", b"line\n", b"x" * 3_000]) if "output" in features else b""
@@ -181,10 +193,10 @@ class _Drawing:
             for _ in range(count)
         )  # fmt: skip
 
-    def _spec(self, features: set[str], policies: list[str]) -> dict[str, Any]:
-        rng = self.rng
+    def _spec(self) -> dict[str, Any]:
+        rng, features = self.rng, self.features
         spec: dict[str, Any] = {
-            "policy": rng.choice(policies),
+            "policy": rng.choice(self.policies),
             "probe_ratio": rng.choice([1.0, 1.1, 1.5, 2.0, 2.0, 3.0]),
             "max_attempts": rng.choice([1, 2, 3, 3]),
         }

@@ -16,6 +16,7 @@ FRAMES_MAX: Final = 1024  # frames of one multipart message
 MESSAGES_MAX: Final = 4096  # messages in one body frame
 TASKS_PER_JOB_MAX: Final = 100_000
 JOB_BYTES_MAX: Final = 256 * 1024 * 1024  # the payloads of one job together
+DURABLE_BYTES_MAX: Final = 64 * 1024 * 1024  # ... of one that is kept in Redis
 INLINE_BYTES_MAX: Final = 16 * 1024  # a larger payload travels in a frame of its own
 TEXT_CHARS_MAX: Final = 256  # ids, names, codes
 DETAIL_CHARS_MAX: Final = 4096  # sentences meant for people
@@ -61,3 +62,11 @@ class WorkerLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unacked_bytes: int = 512 * 1024 * 1024  # results that no scheduler has acknowledged; beyond, no requests
     window_tasks: int = 1024  # tasks of one request
     job_records: int = 4096  # jobs whose epoch and pace are remembered
+
+
+class AssistantLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bounds of one assistant's collections."""
+
+    nodes: int = 20_000  # workers and schedulers that are watched
+    schedulers: int = 256  # that are talked to
+    beats: int = 100_000  # kept in the store's stream

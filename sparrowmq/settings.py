@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from sparrowmq.limits import SchedulerLimits, WorkerLimits
+from sparrowmq.limits import AssistantLimits, SchedulerLimits, WorkerLimits
 
 Seconds = Annotated[float, Meta(gt=0.0, le=86_400.0)]
 SecondsOrZero = Annotated[float, Meta(ge=0.0, le=86_400.0)]
@@ -27,7 +27,7 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     bind_workers: Address = "tcp://127.0.0.1:0"
     bind_clients: Address = "tcp://127.0.0.1:0"
     advertise_host: str = ""  # "": the bound host, or the address towards Redis where all are bound
-    reconnect_grace_s: SecondsOrZero = 0.05
+    reconnect_grace_s: SecondsOrZero = 0.01  # or three round trips, where those are longer
     client_lease_s: Seconds = 10.0
     eager: bool = True
     cancellation: bool = True
@@ -35,6 +35,9 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     ping_interval_s: Seconds = 1.0
     silent_after_s: Seconds = 10.0
     drain_timeout_s: SecondsOrZero = 30.0
+    beat_interval_s: SecondsOrZero = 0.1  # 0: no beats
+    claim_timeout_s: Seconds = 0.05
+    thaw_s: Seconds = 0.3
     limits: SchedulerLimits = SchedulerLimits()
 
 
@@ -47,6 +50,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drain_timeout_s: SecondsOrZero = 30.0
     ping_interval_s: Seconds = 1.0
     silent_after_s: Seconds = 10.0
+    beat_interval_s: SecondsOrZero = 0.1  # 0: no beats
     window_s: SecondsOrZero = 0.02
     preload: Annotated[list[PreloadName], Meta(max_length=256)] = []  # "module", imported; "module:function", called
     preload_timeout_s: Seconds = 120.0
@@ -56,6 +60,23 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     task_processes: Annotated[int, Meta(ge=0)] = 512  # 0: no limit
     output_bytes: Annotated[int, Meta(ge=0, le=64 * 1024 * 1024)] = 256 * 1024  # of a task and stream
     limits: WorkerLimits = WorkerLimits()
+
+
+class AssistantSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One assistant. Several may run; the one that holds the lease speaks.
+
+    A node is suspect once the detector says so, and dead ``confirm_beats`` of its intervals later.
+    """
+
+    detector: Literal["fixed", "chen", "bertier", "phi-accrual", "self-tuning"] = "chen"
+    detection_beats: Annotated[float, Meta(ge=1.0, le=1000.0)] = 2.0  # the detector's margin, in intervals
+    confirm_beats: Annotated[float, Meta(ge=0.0, le=1000.0)] = 2.0
+    margin_s_max: SecondsOrZero = 1.0  # for the assistant's own lag
+    forget_after_s: Seconds = 60.0  # a node that was declared dead
+    hint_interval_s: SecondsOrZero = 0.1  # 0: no hints
+    canary_interval_s: Annotated[float, Meta(gt=0.0, le=0.1)] = 0.05  # far below what counts as a gap (core/judge.py)
+    lease_s: Seconds = 0.6
+    limits: AssistantLimits = AssistantLimits()
 
 
 class ClientSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,6 +99,7 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ttl_s: Seconds = 6.0
     refresh_interval_s: Seconds = 2.0
     poll_interval_s: Seconds = 1.0
+    results_ttl_s: Annotated[float, Meta(ge=1.0, le=366 * 86_400.0)] = 86_400.0  # of a durable job, from its end
 
 
 class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -39,7 +39,19 @@ class Lane:
 class Job:
     """An unfinished job. ``open`` has a 1 for every task whose outcome is not in."""
 
-    __slots__ = ("accepted", "doomed", "lane", "left", "open", "peer", "queued", "rejected_since", "sent", "submit")
+    __slots__ = (
+        "accepted",
+        "deaths",
+        "doomed",
+        "lane",
+        "left",
+        "open",
+        "peer",
+        "queued",
+        "rejected_since",
+        "sent",
+        "submit",
+    )
 
     def __init__(self, submit: m.Submit, lane: Lane) -> None:
         size = max(submit.indices) + 1 if submit.indices else submit.count
@@ -54,6 +66,7 @@ class Job:
         self.sent = False  # whether a scheduler may have started something of it
         self.accepted = False
         self.rejected_since: float | None = None  # no scheduler has had room for it since then
+        self.deaths: dict[int, int] = {}  # workers that have died under a task, by number
         self.doomed: dict[int, float] = {}  # tasks that are never submitted again, and the grace they were given
 
     def still_doomed(self) -> list[int]:
@@ -71,8 +84,9 @@ class Job:
         else:
             known = submit.indices or range(submit.count)
             payloads = [p for index, p in zip(known, submit.payloads, strict=True) if self.open[index]]
+        deaths = [self.deaths.get(index, 0) for index in indices] if self.deaths else []
         return msgspec.structs.replace(
-            submit, epoch=epoch, count=len(indices), indices=indices, payloads=payloads, deaths=[]
+            submit, epoch=epoch, count=len(indices), indices=indices, payloads=payloads, deaths=deaths
         )
 
 
@@ -249,6 +263,14 @@ class ClientJobs:
         job = self._current(peer, message.job, message.epoch)
         if job is not None:
             self._deliver(job, message.indices, message.statuses, message.payloads)
+
+    def died(self, peer: int, message: m.Died) -> None:
+        """Workers have died under tasks: the count goes to the next scheduler, should this one die, too."""
+        job = self._current(peer, message.job, message.epoch)
+        if job is not None:
+            for index, deaths in zip(message.indices, message.deaths, strict=False):
+                if index < len(job.open) and job.open[index]:
+                    job.deaths[index] = deaths
 
     def returned(self, peer: int, message: m.Returned) -> None:
         """The answer to a recall."""

@@ -6,15 +6,19 @@ kills, or how tasks are placed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from sparrowmq import limits
 from sparrowmq.core import report
+from sparrowmq.core.claims import Claims
+from sparrowmq.core.durable import FENCED, Durable
 from sparrowmq.core.effects import Peer
 from sparrowmq.core.hedging import Hedging
 from sparrowmq.core.job import LAUNCHED, Job
+from sparrowmq.core.keeping import Keep, Orphan, Waiting
 from sparrowmq.core.outcomes import Outcomes
 from sparrowmq.core.peers import Client, Recall
 from sparrowmq.core.placer import Placer
@@ -29,13 +33,18 @@ RECALLS_MAX: Final = 10_000
 class Clients:
     """The client side of one scheduler."""
 
-    def __init__(self, state: State, placer: Placer, outcomes: Outcomes, hedging: Hedging) -> None:
+    def __init__(
+        self, state: State, placer: Placer, outcomes: Outcomes, hedging: Hedging, claims: Claims, durable: Durable
+    ) -> None:
         self._state = state
+        self._claims = claims
+        self._durable = durable
         self._placer = placer
         self._outcomes = outcomes
         self._hedging = hedging
         self._recalls: dict[int, Recall] = {}
         self._recall_number = 0
+        self._asks = 0
 
     def hello(self, now: float, peer: Peer, hello: m.Hello, welcome: m.Welcome) -> None:
         """A client came, or came back: tell it which of its jobs live on, and what it has not acknowledged."""
@@ -46,20 +55,40 @@ class Clients:
             client = None
         if client is None:
             client = state.clients[hello.id] = Client(hello.id, hello.incarnation, peer)
-        client.peer, client.gone_at, client.connection = peer, None, hello.connection
+        client.peer, client.gone_at, client.connection, client.asked = peer, None, hello.connection, 0
         state.peers[peer] = client
         wanted = set(hello.jobs)
         for job_id in sorted(client.jobs - wanted):
-            self._outcomes.abort(now, state.jobs[job_id], "its client has moved it elsewhere")
-        known = (client.jobs | {outcome.job for outcome in client.outbox}) & wanted
+            self._give_up(now, client, state.jobs[job_id], "its client has moved it elsewhere")
+        known = (client.jobs | {outcome.job for outcome in client.outbox} | state.book.of(client.id)) & wanted
         known |= {job_id for job_id in wanted if self._detached(client, job_id)}
         state.send(peer, msgspec.structs.replace(welcome, jobs=sorted(known)))
+        if client.jobs:
+            self.ask(client)
         for outcome in client.outbox:
             state.send(peer, outcome)
-        if client.starved:
+        if client.starved and not client.asked:
             self._outcomes.resume(now, client)
         if state.draining:
             state.send(peer, m.Goodbye("draining"))
+
+    def ask(self, client: Client) -> None:
+        """Nothing of this client's is launched before it has said that it is there still.
+
+        What it sent before does not say so, if this process has stood still meanwhile (DESIGN rule 7).
+        """
+        self._asks += 1
+        client.asked, client.starved = self._asks, True
+        for job_id in client.jobs:
+            self._placer.forget_loads(job_id)
+        self._state.send(client.peer, m.Ping(client.asked))
+
+    def answered(self, now: float, client: Client, message: m.Pong) -> None:
+        """The client is there."""
+        if client.asked and message.n == client.asked:
+            client.asked = 0
+            if client.starved and self._outcomes.has_credit(client):
+                self._outcomes.resume(now, client)
 
     def submit(self, now: float, client: Client, submit: m.Submit) -> None:
         """Take a job, or say why not. The same job again is the same job; a later epoch replaces it."""
@@ -78,30 +107,112 @@ class Clients:
                 self._accept(now, client, over)  # it ended before its client had the answer
                 return
         refusal = self._refusal(client, submit, known)
+        if refusal is None and self._is_durable(submit):
+            refusal = self._durable.submit(now, client.id, submit, _size(submit))
+            if refusal is None:
+                return  # `saved` follows
         if refusal is not None:
-            state.count("rejected")
-            state.send(client.peer, refusal)
+            self._reject(client, refusal)
             return
         if known is not None:
-            self._outcomes.abort(now, known, "its client has resubmitted it")
-        job = Job(submit, client.id, now)
-        if submit.spec.policy not in POLICIES:
-            job.spec = msgspec.structs.replace(submit.spec, policy=canonical(submit.spec.policy))
+            self._outcomes.abort(now, known, "its client has resubmitted it", kill=False)
+        job = self._enter(now, client.id, submit)
+        self._accept(now, client, job)
+        self._begin(now, job)
+
+    def _is_durable(self, submit: m.Submit) -> bool:
+        return submit.spec.durable or (submit.detached and self._state.durable)
+
+    def _reject(self, client: Client | None, refusal: m.Rejected) -> None:
+        self._state.count("rejected")
+        if client is not None:
+            self._state.send(client.peer, refusal)
+
+    def saved(self, now: float, waiting: Waiting, error: str, epoch: int, outcomes: Sequence[m.Outcome]) -> None:
+        """The store has a submission now, and ``outcomes`` of its earlier epochs, or says why not."""
+        state, submit = self._state, waiting.submit
+        client = state.clients.get(waiting.client)  # who may have gone: the job goes on
+        known = state.jobs.get(submit.job)
+        if error:
+            if error != FENCED:
+                self._reject(client, self._durable.refused(submit, error))
+            elif client is not None:
+                state.send(client.peer, m.Stale(submit.job, epoch))
+            return
+        if known is not None and known.epoch >= submit.epoch:
+            return  # that one counts
+        refusal = self._draining(submit) or self._no_room(submit, waiting.size)
+        if refusal is not None:
+            self._durable.forget(submit)
+            self._reject(client, refusal)
+            return
+        if known is not None:
+            self._outcomes.abort(now, known, "its client has resubmitted it", kill=False)
+        job = self._enter(now, waiting.client, submit, Keep())
+        if client is not None:
+            self._accept(now, client, job)
+        self._durable.settled_before(now, job, outcomes)
+        self._begin(now, job)
+
+    def orphaned(self, now: float, orphan: Orphan) -> None:
+        """This scheduler has taken over a job whose scheduler is gone; what workers run of it goes on."""
+        state, submit = self._state, orphan.submit
+        known = state.jobs.get(submit.job)
+        if state.draining or (known is not None and known.epoch >= submit.epoch):
+            self._durable.forget(submit)
+            return
+        if known is not None:
+            self._outcomes.abort(now, known, "it was taken over under a later epoch", kill=False)
+        keep = Keep(released=not submit.detached)
+        job = self._enter(now, orphan.client, msgspec.structs.replace(submit, detached=True), keep)
+        job.submitted_at = min(now, orphan.submitted_unix_s - state.unix_offset_s)
+        state.count("orphans")
+        state.log("info", "job taken over", job=job.id, epoch=job.epoch, tasks=job.tasks)
+        self._begin(now, job)
+
+    def _enter(self, now: float, client_id: str, submit: m.Submit, keep: Keep | None = None) -> Job:
+        """Write a job into the tables. A durable one whose client has gone needs none."""
+        state = self._state
+        job = Job(submit, client_id, now)
+        job.spec = _canonical(submit.spec)
+        job.keep = keep
+        if keep is not None:
+            self._durable.entered(now)
         state.jobs[job.id] = job
         if not job.detached:
-            client.jobs.add(job.id)
+            client = state.clients.get(client_id)
+            if client is not None:
+                client.jobs.add(job.id)
+            elif keep is not None:
+                job.detached = keep.released = True
         state.tasks += job.tasks
         state.bytes += job.bytes
         state.count("jobs")
         state.count("tasks", job.tasks)
-        self._accept(now, client, job)
-        self._outcomes.place(now, job)
+        return job
+
+    def _begin(self, now: float, job: Job) -> None:
+        """Place the tasks of a new job, once it is known what others run of it."""
+        state = self._state
+        if job.done and job.keep is not None:  # all of it had been saved before
+            self._outcomes.save(job, job.keep, [], b"", [])
+        elif job.epoch:
+            self._claims.begin(now, job)
+        else:
+            self._outcomes.place(now, job)
+        if job.id not in state.jobs:
+            return
         if not job.ever_eligible:
             state.timers.add(now + state.settings.unschedulable_after_s, ("unschedulable", job.id, job.epoch))
         self._hedging.watch(now, job)
 
     def _accept(self, now: float, client: Client, job: Job) -> None:
         self._state.send(client.peer, m.Accepted(job.id, job.epoch, len(self._placer.eligible(now, job))))
+
+    def _draining(self, submit: m.Submit) -> m.Rejected | None:
+        if not self._state.draining:
+            return None
+        return m.Rejected(submit.job, submit.epoch, "draining", f"{self._state.id} is shutting down", 0.1)
 
     def _refusal(self, client: Client, submit: m.Submit, known: Job | None) -> m.Rejected | None:
         """Return why this job cannot be taken, or None."""
@@ -117,10 +228,15 @@ class Clients:
             except UsageError as error:
                 return m.Rejected(submit.job, submit.epoch, "invalid", str(error))
         if state.draining:
-            return m.Rejected(submit.job, submit.epoch, "draining", f"{state.id} is shutting down", 0.1)
-        size = sum(map(len, submit.payloads)) + len(submit.function)
-        if size > limits.JOB_BYTES_MAX:
-            detail = f"{size:,} payload bytes in one job: the limit is {limits.JOB_BYTES_MAX:,}; split the job"
+            return self._draining(submit)
+        if spec.durable and not state.durable:
+            detail = f"{state.id} has no Redis (store.url) to keep a durable job in"
+            return m.Rejected(submit.job, submit.epoch, "store_unavailable", detail)
+        size, durable = _size(submit), self._is_durable(submit)
+        limit = limits.DURABLE_BYTES_MAX if durable else limits.JOB_BYTES_MAX
+        if size > limit:
+            kind = "durable job" if durable else "job"
+            detail = f"{size:,} payload bytes in one {kind}: the limit is {limit:,}; split the job"
             return m.Rejected(submit.job, submit.epoch, "too_large", detail)
         return self._no_room(submit, size)
 
@@ -150,9 +266,10 @@ class Clients:
         return job if job is not None and job.client == client.id and job.epoch == epoch else None
 
     def _detached(self, client: Client, job_id: str) -> bool:
-        """Whether this is a detached job of the client's, unfinished or not."""
+        """Whether this was submitted as a detached job by this client, unfinished or not."""
         job = self._state.job(job_id)
-        return job is not None and job.detached and job.client == client.id
+        released = job is not None and job.keep is not None and job.keep.released
+        return job is not None and job.detached and job.client == client.id and not released
 
     def _unfinished(self, job: Job, indices: list[int]) -> tuple[list[int], dict[str, list[int]]]:
         """Split the unfinished ones of ``indices`` (empty: all) into those that wait here and those at each worker."""
@@ -206,9 +323,13 @@ class Clients:
         if recall.waiting:
             return
         del self._recalls[number]
+        answer = m.Returned(recall.request, recall.job, 0, recall.cancelled)
+        job = self._state.jobs.get(recall.job)
+        if job is not None and job.keep is not None and self._durable.promise(job.keep, recall.client, answer):
+            return
         client = self._state.clients.get(recall.client)
         if client is not None:
-            self._state.send(client.peer, m.Returned(recall.request, recall.job, 0, recall.cancelled))
+            self._state.send(client.peer, answer)
 
     def kill(self, now: float, client: Client, message: m.Kill) -> None:
         """End tasks, running ones too, of anybody's job; their outcome is what the worker reports, mostly `cancelled`.
@@ -238,13 +359,35 @@ class Clients:
             rows = [report.worker_status(worker, report.reservations(state).get(worker.id, 0))]
         state.send(client.peer, report.status(state, now, message, rows))
 
+    def _give_up(self, now: float, client: Client, job: Job, why: str) -> None:
+        """The client does not wait for this job: it ends, unless it is durable. If it was moved, the store knows."""
+        if job.keep is None:
+            self._outcomes.abort(now, job, why)
+            return
+        client.jobs.discard(job.id)
+        job.detached = job.keep.released = True
+        self._outcomes.place(now, job)
+
     def forget(self, now: float, client: Client, why: str) -> None:
-        """The client is gone for good: so are its jobs."""
+        """The client is gone for good: so are its jobs, but for durable ones."""
         state = self._state
         state.dismiss(client.peer)
         client.peer = None
         for job_id in sorted(client.jobs):
-            self._outcomes.abort(now, state.jobs[job_id], why)
+            self._give_up(now, client, state.jobs[job_id], why)
         state.bytes -= client.outbox.bytes
         state.clients.pop(client.id, None)
         self._outcomes.leave_if_drained()
+
+
+def _size(submit: m.Submit) -> int:
+    return sum(map(len, submit.payloads)) + len(submit.function)
+
+
+def _canonical(spec: m.JobSpec) -> m.JobSpec:
+    """Return the spec with the policy's own name, and without second attempts where there may be none."""
+    if spec.policy not in POLICIES:
+        spec = msgspec.structs.replace(spec, policy=canonical(spec.policy))
+    if spec.at_most_once:
+        spec = msgspec.structs.replace(spec, max_attempts=1, retries=0, hedge_quantile=0.0, hedge_after_s=0.0)
+    return spec

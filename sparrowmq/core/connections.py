@@ -90,6 +90,22 @@ class Connections:
         if link.welcomed:
             self._effects.append(Send(link.peer, message))
 
+    def adopt(self, link: Link, job: str, epoch: int) -> list[m.Result]:
+        """Take over, for this scheduler, results of earlier epochs of a job that no other has acknowledged.
+
+        They are not sent yet. Those of attempts that were killed are left out: who wanted that does not wait for them.
+        """
+
+        def counts(result: m.Result) -> bool:
+            return result.job == job and result.epoch < epoch and m.CANCELLED not in result.statuses
+
+        taken: list[m.Result] = []
+        for other in self.links.values():
+            for result in other.outbox.take(counts):
+                moved = msgspec.structs.replace(result, seq=link.outbox.next_seq, epoch=epoch)
+                taken.append(link.outbox.put(moved, sum(map(len, result.payloads)) + 16 * len(result.indices)))
+        return taken
+
     def forget_request(self, link: Link, request: Request) -> None:
         """Nobody waits for the rest of this request's answer any more."""
         del link.requests[request.number]

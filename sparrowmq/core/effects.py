@@ -12,6 +12,7 @@ from collections.abc import Hashable
 import msgspec
 
 from sparrowmq.protocol import messages as m
+from sparrowmq.protocol.beats import Beat
 
 Peer = Hashable
 
@@ -52,6 +53,61 @@ class Exit(Effect, frozen=True):
     """The machine is done: end the process."""
 
     reason: str
+
+
+class Deposit(Effect, frozen=True):
+    """A beat for the store: only the newest one counts, and none is waited for (DESIGN rule 9)."""
+
+    beat: Beat
+
+
+# Scheduler to the store, about durable jobs. `saved` answers each token once; order is kept.
+
+
+class SaveJob(Effect, frozen=True):
+    """Write this submission of ``client``'s, and own the job from now on, unless it is known at this epoch or later.
+
+    ``tasks``: how many there are, or have been before it was resubmitted. ``patient``: it is not given up while the
+    store does not answer.
+    """
+
+    token: int
+    client: str
+    submit: m.Submit
+    tasks: int
+    submitted_unix_s: float
+    patient: bool = False
+
+
+class SaveOutcomes(Effect, frozen=True):
+    """Append these outcomes, if the job is still this scheduler's; ``over``: they are the last. Without any: ask only.
+
+    ``outcome.seq`` counts those of the job's epoch: what is said again is not written again. ``deaths``: how many
+    workers each task has lost so far, where that has changed.
+    """
+
+    token: int
+    outcome: m.Outcome
+    over: bool = False
+    deaths: dict[int, int] = {}
+
+
+class ForgetJob(Effect, frozen=True):
+    """This scheduler does not take the job after all: of epoch 0 it is removed, else anybody may have it."""
+
+    job: str
+    epoch: int
+
+
+# Assistant to the store.
+
+
+class Condemn(Effect, frozen=True):
+    """Mark this incarnation of a scheduler as dead in the registry, where its clients look."""
+
+    scheduler: str
+    incarnation: int
+    detail: str
 
 
 # Node monitor to its slots.
@@ -152,6 +208,7 @@ class Linked(Effect, frozen=True):
 
 
 AnyEffect = (
-    Send | Connect | Close | Log | Exit | SpawnSlot | StartTasks | ReclaimSlot | InterruptSlot
-    | KillSlot | JobAccepted | JobEnded | Deliver | Recalled | Answer | Linked
+    Send | Connect | Close | Log | Exit | Deposit | SaveJob | SaveOutcomes | ForgetJob | Condemn | SpawnSlot
+    | StartTasks | ReclaimSlot | InterruptSlot | KillSlot | JobAccepted | JobEnded | Deliver | Recalled | Answer
+    | Linked
 )  # fmt: skip

@@ -22,6 +22,7 @@ FAILURES_MAX: Final = 20  # failed tasks of a job whose failures are kept
 EVENT_BYTES: Final = 200  # what an event takes, beside its detail
 _OPEN: Final = {UNPLACED: "unplaced", LAUNCHED: "launched", RESTING: "resting"}
 _FAILURES: Final = (m.FAILED, m.TIMED_OUT, m.LOST)
+_LAUNCHES: Final = ("launched", "hedged", "adopted")
 _ENDINGS: Final = {text.encode(): text for text in ("interrupted", "killed")}
 
 
@@ -58,6 +59,11 @@ class History:
             first, second = job.live(index)
             self._note_launch(job, index, first.number, first.worker)
             self._add(job, index, m.Event(self._unix_offset_s + now, "hedged", second.number, second.worker))
+
+    def adopted(self, now: float, job: Job, index: int) -> None:
+        """An attempt that a former scheduler of the job had launched goes on under this one."""
+        if self._room(EVENT_BYTES):
+            self._add(job, index, m.Event(self._unix_offset_s + now, "adopted", job.attempts[index], job.place[index]))
 
     def _note_launch(self, job: Job, index: int, attempt: int, worker: str) -> None:
         """Note a launch before what happened to it, while its time is still known."""
@@ -149,7 +155,7 @@ class History:
 
 
 def _launch_noted(events: Iterable[m.Event], attempt: int) -> bool:
-    return any(event.attempt == attempt and event.kind in ("launched", "hedged") for event in events)
+    return any(event.attempt == attempt and event.kind in _LAUNCHES for event in events)
 
 
 def weight(job: Job) -> int:

@@ -12,38 +12,44 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from sparrowmq.core import effects as fx
 from sparrowmq.core.clients import RECALLS_MAX
 from sparrowmq.core.history import weight
 from sparrowmq.core.job import ABSENT, LAUNCHED, RESTING, UNPLACED, Job
 from sparrowmq.core.node_monitor import NodeMonitor
-from sparrowmq.core.peers import Worker
+from sparrowmq.core.peers import Advisor, Worker
 from sparrowmq.core.scheduler import Scheduler
 from sparrowmq.core.session import Session
 from sparrowmq.core.slots import Slot
 from sparrowmq.placement import POLICIES
 from sparrowmq.protocol import messages as m
 
+if TYPE_CHECKING:
+    from sparrowmq.core.assistant import Assistant
 
-def check(machine: Scheduler | NodeMonitor | Session, effects: Iterable[fx.AnyEffect] = ()) -> None:
+
+def check(machine: Scheduler | NodeMonitor | Session | Assistant, effects: Iterable[fx.AnyEffect] = ()) -> None:
     """Hold a machine against its invariants, after `take_effects` has returned ``effects``."""
     if isinstance(machine, Scheduler):
         check_scheduler(machine)
         check_placements(machine, effects)
     elif isinstance(machine, NodeMonitor):
         check_node_monitor(machine)
-    else:
+    elif isinstance(machine, Session):
         check_session(machine)
+    else:
+        check_assistant(machine)
 
 
-def check_rest(machine: Scheduler | NodeMonitor | Session) -> None:
+def check_rest(machine: Scheduler | NodeMonitor | Session | Assistant) -> None:
     """Every job is over and acknowledged, and nothing is under way: the machine must hold nothing of any job."""
     if isinstance(machine, Scheduler):
         _scheduler_at_rest(machine)
     elif isinstance(machine, NodeMonitor):
         _node_monitor_at_rest(machine)
-    else:
+    elif isinstance(machine, Session):
         _same(f"jobs of {machine.id}", list(machine.jobs), [])
         _same(f"recalls of {machine.id}", machine._work.recalls, {})
         _same(f"jobs of {machine.id} with schedulers", machine._work._lane.under_way, 0)
@@ -85,10 +91,18 @@ def check_scheduler(scheduler: Scheduler) -> None:
         assert (client.peer is None) == (client.gone_at is not None), f"{client.id}: {client.peer} {client.gone_at}"
     for peer, sender in state.peers.items():
         _same(f"the connection of {sender.id}", sender.peer, peer)
+        if isinstance(sender, Advisor):
+            assert state.advisor is sender, f"{sender.id} is connected and not listened to"
+            continue
         known = state.workers if isinstance(sender, Worker) else state.clients
         assert known.get(sender.id) is sender, f"{sender.id} is connected and not known"
+    advisor = state.advisor
+    assert advisor is None or (advisor.term == state.term and state.peers.get(advisor.peer) is advisor), f"{advisor}"
+    if advisor is None:
+        suspects = [worker.id for worker in state.workers.values() if worker.suspect or worker.condemned]
+        assert not suspects, f"{name} suspects {suspects}, and no assistant is there to take it back"
     _same("tasks of unfinished jobs", state.tasks, sum(job.tasks for job in state.jobs.values()))
-    payload_bytes = sum(job.bytes for job in state.jobs.values())
+    payload_bytes = sum(job.bytes + (job.keep.bytes if job.keep is not None else 0) for job in state.jobs.values())
     _same("bytes", state.bytes, payload_bytes + sum(client.outbox.bytes for client in state.clients.values()))
     _at_most(f"jobs of {name}", len(state.jobs), limits.jobs)
     _at_most(f"tasks of {name}", state.tasks, limits.tasks)
@@ -142,7 +156,8 @@ def check_job(job: Job) -> None:
     _same(f"{name}: ended", job.counts, [found[status] for status in range(len(m.STATUS_NAMES))])
     _same(f"{name}: tasks", job.tasks, len(job.state) - found[ABSENT])
     _same(f"{name}: ledger", job.tasks, job.unplaced + job.resting + job.launched + sum(job.counts))
-    assert not job.done, f"{name} is over and still in the table"
+    unsaved = job.keep is not None and job.keep.held
+    assert not job.done or unsaved, f"{name} is over and still in the table"
     for index in job.launched_tasks():
         if index in job.twins or index in job.wanted:
             _check_attempts(job, index)
@@ -155,9 +170,10 @@ def check_job(job: Job) -> None:
     assert set(job.reserved) <= job.workers, f"{name}: reservations at others than its workers"
     assert all(len(story) <= job.spec.max_attempts + 1 for story in job.stories.values()), f"{name}: {job.stories}"
     waiting = [index for index in job._again or () if job.state[index] == UNPLACED]
-    _same(f"{name}: tasks to be relaunched", len(waiting), len(set(waiting)))
-    unplaced = len(waiting) + sum(job.state[index] == UNPLACED for index in job._fresh[job._cursor :])
-    _same(f"{name}: tasks that can be taken", unplaced, job.unplaced)
+    fresh = [index for index in job._fresh[job._cursor :] if job.state[index] == UNPLACED]
+    if not job.epoch:  # else what was adopted without having been taken may stand in both
+        _same(f"{name}: tasks to be relaunched", len(waiting) + len(fresh), len({*waiting, *fresh}))
+    _same(f"{name}: tasks that can be taken", len({*waiting, *fresh}), job.unplaced)
     resting = sorted(index for _, index in job.rests if job.state[index] == RESTING)
     _same(f"{name}: tasks that rest", resting, [i for i, state in enumerate(job.state) if state == RESTING])
     assert all(n <= job.spec.retries + 1 for n in job.failures.values()), f"{name}: retries {job.failures}"
@@ -194,7 +210,11 @@ def _check_not_stuck(scheduler: Scheduler, job: Job) -> None:
     due = state.timers.next()
     if job.rests:
         assert any(what[0] == "rested" for _, _, what in state.timers._heap), f"job {job.id} rests for ever"
-    starved = not job.detached and state.clients[job.client].starved
+    if job.claims is not None:
+        assert job.claims, f"job {job.id} waits for nobody's claim"
+        assert any(what[0] == "claimed" for _, _, what in state.timers._heap), f"job {job.id} is claimed for ever"
+        return
+    starved = (not job.detached and state.clients[job.client].starved) or (job.keep is not None and job.keep.starved)
     if not job.unplaced or not usable or starved or (due is not None and due <= now):
         return
     if POLICIES[job.spec.policy].late:
@@ -354,6 +374,22 @@ def check_agreement(scheduler: Scheduler, monitor: NodeMonitor, *, orphans: bool
             assert there, f"task {index} of {job.id} is not at {monitor.id}, where {scheduler.id} believes it"
     over = [job_id for job_id, count in actual.items() if count and job_id not in scheduler.state.jobs]
     assert orphans or not over, f"{monitor.id} has reservations of jobs that are over: {over}"
+
+
+# -- assistant
+
+
+def check_assistant(assistant: Assistant) -> None:
+    """I14, I15: nodes and connections are bounded, and a scheduler that is not connected is tried again."""
+    limits, name = assistant._settings.limits, assistant.id
+    _at_most(f"{name}: nodes", len(assistant.judge), limits.nodes)
+    _at_most(f"{name}: schedulers", len(assistant._links), limits.schedulers)
+    for link in assistant._links.values():
+        assert not link.peer or assistant.term, f"{name} does not lead, and is connected to {link.scheduler}"
+        assert not link.peer or assistant._peers.get(link.peer) is link, f"{name}: connection {link.peer} is unknown"
+        pending = any(what[:2] == ("connect", link.scheduler) for _, _, what in assistant._timers._heap)
+        assert link.peer or pending or not assistant.term, f"{name}: {link.scheduler} is never tried again"
+    _same(f"{name}: connections", len(assistant._peers), sum(bool(link.peer) for link in assistant._links.values()))
 
 
 # -- session

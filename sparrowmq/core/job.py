@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from sparrowmq.protocol import messages as m
 
 if TYPE_CHECKING:
+    from sparrowmq.core.keeping import Keep
     from sparrowmq.core.transcripts import Transcript
 
 UNPLACED: Final = 100
@@ -72,8 +73,11 @@ class Job:
     how = ""  # "done" or "cancelled" once it is over; then with
     ended_at = 0.0
     detail = ""
+    urgent = False  # tasks were lost with a worker: their reservations go ahead of others
+    claims: set[str] | None = None  # workers that have not said yet what they hold of earlier epochs
     slow: tuple[int, float] | None = None  # beyond which service time (s) a task is, and how many had ended then
     transcript: Transcript | None = None  # what its tasks printed
+    keep: Keep | None = None  # of a durable job: what the store has not confirmed
     # The ledger that `job show` prints.
     probes = 0
     no_ops = 0
@@ -127,9 +131,8 @@ class Job:
         self.doomed: dict[int, float] = {}  # launched and to be killed, with this grace: never launched again
         self.failures: dict[int, int] = {}  # attempts that failed and may be tried again
         self.rests: list[tuple[float, int]] = []  # heap: until when a task rests
-        self.twins: dict[
-            int, list[Attempt]
-        ] = {}  # given a second attempt: those that are live, at last the one that won
+        # Given a second attempt: those that are live, at last the one that won.
+        self.twins: dict[int, list[Attempt]] = {}
         self.wanted: dict[int, None] = {}  # slow tasks that wait for a second attempt
         self.events: dict[int, list[m.Event]] = {}
         self.endings: dict[int, str] = {}  # how the running ones were cancelled
@@ -166,6 +169,7 @@ class Job:
         while again and len(taken) < count:
             index = again.popleft()
             if state[index] == UNPLACED:
+                state[index] = LAUNCHED  # one that was adopted before may stand below, too
                 taken.append(index)
         while len(taken) < count and self._cursor < len(fresh):
             chunk = fresh[self._cursor : self._cursor + count - len(taken)]
@@ -204,10 +208,7 @@ class Job:
 
     def take_second(self, now: float, count: int, worker: str) -> list[int]:
         """Launch second attempts on ``worker``, of up to ``count`` tasks that want one and run elsewhere."""
-        taken: list[int] = []
-        for index in self.wanted:
-            if self.place[index] != worker and len(taken) < count:
-                taken.append(index)
+        taken = list(islice((index for index in self.wanted if self.place[index] != worker), count))
         for index in taken:
             del self.wanted[index]
             first = Attempt(self.place[index], self.attempts[index], self.launch_times[index])
@@ -222,6 +223,16 @@ class Job:
         if self._shared:
             return [table[0]]  # type: ignore[list-item]  # kept until the job is over
         return [table[index] for index in indices]  # type: ignore[misc]  # only tasks that are over lose theirs
+
+    def adopt(self, now: float, index: int, attempt: int, worker: str) -> bool:
+        """Take over an attempt of an earlier epoch that ``worker`` has; return whether the task waited for a place."""
+        if index >= len(self.state) or self.state[index] != UNPLACED or not attempt:
+            return False
+        self.state[index] = LAUNCHED
+        self.attempts[index], self.place[index], self.launch_times[index] = attempt, worker, now
+        self.unplaced -= 1
+        self.launched += 1
+        return True
 
     # -- attempts that end
 
@@ -256,7 +267,7 @@ class Job:
                 self.wanted.pop(index, None)
         return True
 
-    def results(self, message: m.Result, now: float) -> Settled:
+    def results(self, message: m.Result, worker: str, now: float) -> Settled:
         """Apply a worker's results: the first result of an issued attempt wins, all others are ignored."""
         settled = Settled()
         state, attempts, size = self.state, self.attempts, len(self.state)
@@ -264,6 +275,9 @@ class Job:
         for position, (index, attempt, status, service_us) in enumerate(rows):
             if index >= size or not UNPLACED <= state[index] <= RESTING or not 0 < attempt <= attempts[index]:
                 settled.ignored += 1
+                continue
+            if status == m.CANCELLED and index not in self.doomed and self.attempt_at(index, worker) != attempt:
+                settled.ignored += 1  # it was ended since another attempt has replaced it
                 continue
             final: int | None = status
             if status == m.RETRY or index in self.twins:

@@ -46,6 +46,7 @@ class Link:
     heard_at: float = 0.0
     down_since: float = 0.0
     failures: int = 0
+    received: int = 0  # reservations and pushed tasks, ever
     rtt_s: float = RTT_S_INITIAL
     requests: dict[int, Request] = field(default_factory=dict)
     outbox: Outbox[m.Result] = field(default_factory=Outbox)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from sparrowmq import limits
 from sparrowmq.core.connections import Connections
-from sparrowmq.core.effects import AnyEffect, Exit, Log
+from sparrowmq.core.effects import AnyEffect, Deposit, Exit, Log
 from sparrowmq.core.links import Link, Request
 from sparrowmq.core.outputs import Outputs
 from sparrowmq.core.queue import Entry
@@ -23,6 +23,7 @@ from sparrowmq.core.slots import Batch
 from sparrowmq.core.timers import Timers
 from sparrowmq.core.workplace import Workplace
 from sparrowmq.protocol import messages as m
+from sparrowmq.protocol.beats import Beat
 from sparrowmq.settings import WorkerSettings
 
 
@@ -46,6 +47,7 @@ class NodeMonitor:
         self.settings = settings
         self.draining = False
         self._left = False
+        self._began = 0.0
         self._last_request = 0
         self._timers: Timers[tuple[Any, ...]] = Timers()
         self._effects: list[AnyEffect] = []
@@ -67,8 +69,11 @@ class NodeMonitor:
     # -- the driver's side: schedulers
 
     def start(self, now: float) -> None:
-        """Bring the slots up."""
+        """Bring the slots up, and begin to beat."""
         self.place.start()
+        self._began = now
+        if self.settings.beat_interval_s:
+            self._due_beat(now)
 
     def schedulers_changed(self, now: float, addresses: dict[str, str]) -> None:
         """The registry lists these schedulers (id -> address of their worker socket)."""
@@ -199,9 +204,11 @@ class NodeMonitor:
             load = m.Load(probe.job, probe.epoch, probe.round, waiting, place.running(), len(place.slots))
             self._send(link, load)
         else:
-            self._enqueue(link, Entry(link.scheduler, probe.job, probe.epoch, probe.round, probe.count))
+            link.received += probe.count
+            entry = Entry(link.scheduler, probe.job, probe.epoch, probe.round, probe.count)
+            self._enqueue(link, entry, first=probe.first)
 
-    def _enqueue(self, link: Link, entry: Entry) -> None:
+    def _enqueue(self, link: Link, entry: Entry, *, first: bool = False) -> None:
         bounds, queue = self.settings.limits, self.place.queue
         tasks = entry.count if entry.tasks else 0
         if self.draining or len(queue) >= bounds.queue_entries or queue.tasks + tasks > bounds.queued_tasks:
@@ -210,7 +217,7 @@ class NodeMonitor:
             reason = "drain" if self.draining else "full"
             self._send(link, m.Returned(0, entry.job, entry.epoch, indices, attempts, reason))
         else:
-            queue.add(entry)
+            queue.add(entry, first=first)
 
     def _stale(self, link: Link, job: str, epoch: int) -> bool:
         """Answer for an epoch that is over (DESIGN rule 7); a new epoch removes what is queued of older ones."""
@@ -221,9 +228,12 @@ class NodeMonitor:
 
     def _on_task(self, now: float, link: Link, task: m.Task) -> None:
         request = link.requests.get(task.request)
+        link.received += task.renew
         if request is not None:
             link.answered(request, now)
             self._consume(link, request, len(task.indices))
+        elif not task.request:
+            link.received += len(task.indices)
         if self._stale(link, task.job, task.epoch) or not task.indices:
             return
         if task.renew:
@@ -277,6 +287,21 @@ class NodeMonitor:
 
     def _on_kill(self, now: float, link: Link, message: m.Kill) -> None:
         self.place.kill(now, link.scheduler, message)
+
+    def _on_claim(self, now: float, link: Link, claim: m.Claim) -> None:
+        """Another scheduler had this job; its tasks and results here are this one's from now on (DESIGN rule 13)."""
+        if self._stale(link, claim.job, claim.epoch):
+            return
+        results = self.connections.adopt(link, claim.job, claim.epoch)
+        indices: list[int] = []
+        attempts: list[int] = []
+        taken: list[m.Result | Batch] = [*results, *self.place.adopt(link.scheduler, claim.job, claim.epoch)]
+        for some in taken:
+            indices += some.indices
+            attempts += some.attempts
+        self._send(link, m.Claimed(claim.job, claim.epoch, indices, attempts))
+        for result in results:
+            self._send(link, result)
 
     def _on_goodbye(self, now: float, link: Link, message: m.Goodbye) -> None:
         if message.reason != "draining":
@@ -355,6 +380,22 @@ class NodeMonitor:
 
     # -- deadlines
 
+    def _due_beat(self, now: float) -> None:
+        """Say that this loop turns, and when it will say so again: at whole intervals since its start."""
+        interval_s = self.settings.beat_interval_s
+        number = int((now - self._began) / interval_s + 1e-6)
+        self._timers.add(self._began + (number + 1) * interval_s, ("beat",))
+        self._effects.append(Deposit(self._beat(number + 1)))
+
+    def _beat(self, sequence: int, *, leaving: bool = False) -> Beat:
+        place = self.place
+        probes = {link.scheduler: min(link.received, limits.INT_MAX) for link in self.links.values()}
+        return Beat(
+            m.WORKER, self.id, self.incarnation, sequence, round(self.settings.beat_interval_s * 1e3),
+            len(place.slots), place.running(), min(place.waiting(), limits.INT_MAX), int(place.recent_s() * 1e6),
+            probes, self.draining, leaving,
+        )  # fmt: skip
+
     def _due_unanswered(self, now: float, scheduler: str) -> None:
         """A request without an answer: use the slot for others until this scheduler is heard (DESIGN rule 11)."""
         link = self.links.get(scheduler)
@@ -383,6 +424,9 @@ class NodeMonitor:
     def _leave(self, reason: str) -> None:
         for link in self.links.values():
             self._send(link, m.Goodbye("leaving"))
+        if self.settings.beat_interval_s:
+            number = int((self._now - self._began) / self.settings.beat_interval_s + 1e-6)
+            self._effects.append(Deposit(self._beat(number + 2, leaving=True)))
         self._effects.append(Exit(reason))
         self._left = True
 
@@ -397,11 +441,13 @@ _HANDLERS: Final[dict[type, Callable[[NodeMonitor, float, Link, Any], None]]] = 
     m.Recall: NodeMonitor._on_recall,
     m.ResultAck: lambda self, now, link, message: link.outbox.acknowledge(message.seq),
     m.Kill: NodeMonitor._on_kill,
+    m.Claim: NodeMonitor._on_claim,
     m.Ping: lambda self, now, link, message: self._send(link, m.Pong(message.n)),
     m.Goodbye: NodeMonitor._on_goodbye,
     m.Drain: NodeMonitor._on_drain,
 }
 _DUE: Final[dict[str, Callable[..., None]]] = {
+    "beat": NodeMonitor._due_beat,
     "connect": lambda self, *due: self.connections.due_connect(*due),
     "grace": lambda self, *due: self.connections.due_grace(*due),
     "unanswered": NodeMonitor._due_unanswered,

@@ -7,7 +7,7 @@ messages mean, or when to resend; used by schedulers for outcomes and by node mo
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 Message = TypeVar("Message")
@@ -38,6 +38,14 @@ class Outbox(Generic[Message]):
         self._waiting.append((self._seq, message, size))
         self.bytes += size
         return message
+
+    def take(self, wanted: Callable[[Message], bool]) -> list[Message]:
+        """Remove the messages that are ``wanted``, acknowledged or not, and return them in order."""
+        taken = [entry for entry in self._waiting if wanted(entry[1])]
+        if taken:
+            self._waiting = deque(entry for entry in self._waiting if not wanted(entry[1]))
+            self.bytes -= sum(size for _, _, size in taken)
+        return [message for _, message, _ in taken]
 
     def acknowledge(self, seq: int) -> None:
         """Drop everything up to ``seq``."""

@@ -1,7 +1,7 @@
 """How tasks and jobs end: reported once to their client, kept until it has them.
 
-Owns: final states, outcomes and their acknowledgement, taking back what was launched in vain, closing a job.
-Must not know: why something ended; that is decided by its callers (`clients`, `workers`).
+Owns: final states, outcomes, their way through the store and their acknowledgement, taking back what was launched in
+vain, closing a job. Must not know: why something ended; that is decided by its callers (`clients`, `workers`).
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from sparrowmq.core.effects import Exit
+from sparrowmq.core.effects import Exit, SaveOutcomes
 from sparrowmq.core.job import Job
+from sparrowmq.core.keeping import Chunk, Keep
 from sparrowmq.core.peers import Client
 from sparrowmq.core.placer import Placer
 from sparrowmq.core.state import State
@@ -32,11 +33,11 @@ class Outcomes:
 
     def place(self, now: float, job: Job) -> None:
         """Place what is unplaced, unless the job's client has no credit for more outcomes (DESIGN rule 11)."""
-        if not job.detached:
-            client = self._state.clients[job.client]
-            if not self.has_credit(client):
-                client.starved = True
-                return
+        if job.claims is not None:
+            return  # the answers place it
+        if not self.may_place(job):
+            self.starve(job)
+            return
         until = self._placer.place(now, job)
         if until is not None:
             self.expect_loads(until, job)
@@ -50,19 +51,43 @@ class Outcomes:
         """Whether this client takes its outcomes fast enough to be given more."""
         return client.outbox.bytes < self._state.settings.limits.client_credit_bytes
 
+    def takes(self, job: Job) -> bool:
+        """Whether more outcomes of this job are taken, by its client (a detached job needs none) and by the store."""
+        if job.keep is not None and self.waits_for_store(job.keep):
+            return False
+        return job.detached or self.has_credit(self._state.clients[job.client])
+
+    def may_place(self, job: Job) -> bool:
+        """Whether a place may be sought: outcomes are taken, and the client has not yet to say that it is there."""
+        asked = job.keep is None and not job.detached and self._state.clients[job.client].asked
+        return self.takes(job) and not asked
+
+    def waits_for_store(self, keep: Keep) -> bool:
+        """Whether the store does not keep up with this durable job, or has not said whose it is."""
+        return bool(keep.check) or keep.bytes >= self._state.settings.limits.client_credit_bytes
+
+    def starve(self, job: Job) -> None:
+        """Something of this job was not placed: it is once more outcomes are taken."""
+        if job.keep is not None and self.waits_for_store(job.keep):
+            job.keep.starved = True
+        elif not job.detached:
+            self._state.clients[job.client].starved = True
+
     def may_launch(self, job: Job) -> bool:
-        """Whether the job's client is there and takes its outcomes; a detached job needs none."""
-        if job.detached:
+        """Whether the job's client is there and takes its outcomes; a detached or durable job needs none there."""
+        if not self.takes(job):
+            return False
+        if job.detached or job.keep is not None:
             return True
         client = self._state.clients[job.client]
-        return client.peer is not None and self.has_credit(client)
+        return client.peer is not None and not client.asked
 
     def acknowledged(self, now: float, client: Client, seq: int) -> None:
         """The client has every outcome up to ``seq``."""
         before = client.outbox.bytes
         client.outbox.acknowledge(seq)
         self._state.bytes -= before - client.outbox.bytes
-        if client.starved and self.has_credit(client):
+        if client.starved and not client.asked and self.has_credit(client):
             self.resume(now, client)
         if self._state.draining:
             self.leave_if_drained()
@@ -81,17 +106,60 @@ class Outcomes:
         state.count("outcomes", len(indices))
         if statuses.count(m.SUCCEEDED) != len(indices):
             state.history.failed(job, indices, statuses, payloads)
-        if job.detached:
-            return
-        client = state.clients[job.client]
+        if job.keep is not None:
+            self.save(job, job.keep, indices, statuses, payloads)
+        elif not job.detached:
+            self.tell(job, indices, statuses, payloads)
+
+    def tell(self, job: Job, indices: list[int], statuses: bytes, payloads: list[m.Payload]) -> None:
+        """Send these outcomes to the client of a job that has one; it keeps them until they are acknowledged."""
+        state, client = self._state, self._state.clients[job.client]
         size = sum(map(len, payloads)) + OUTCOME_BYTES * len(indices)
         outcome = m.Outcome(client.outbox.next_seq, job.id, job.epoch, indices, statuses, payloads)
         state.bytes += size
         state.send(client.peer, client.outbox.put(outcome, size))
 
+    def save(
+        self, job: Job, keep: Keep, indices: list[int], statuses: bytes, payloads: list[m.Payload],
+        deaths: dict[int, int] | None = None,
+    ) -> int:  # fmt: skip
+        """Have outcomes of a durable job written before anybody is told; return the token. None at all: just ask."""
+        keep.seq += 1
+        outcome = m.Outcome(keep.seq, job.id, job.epoch, indices, statuses, payloads)
+        size = sum(map(len, payloads)) + OUTCOME_BYTES * len(indices)
+        keep.bytes += size
+        self._state.bytes += size
+        return self.write(job, keep, Chunk(outcome, size, job.done, deaths or {}))
+
+    def write(self, job: Job, keep: Keep, chunk: Chunk) -> int:
+        """Give outcomes to the store, for the first time or again; return the token."""
+        token = self._state.book.noted(job)
+        keep.held[token] = chunk
+        self._state.effects.append(SaveOutcomes(token, chunk.outcome, chunk.over, chunk.deaths))
+        return token
+
+    def keep_promises(self, keep: Keep) -> None:
+        """Answer the recalls whose outcomes wait for the store no longer."""
+        first = next(iter(keep.held), 0)
+        while keep.promises and (not first or keep.promises[0].token < first):
+            promise = keep.promises.pop(0)
+            client = self._state.clients.get(promise.client)
+            if client is not None:
+                self._state.send(client.peer, promise.answer)
+
+    def release(self, keep: Keep, size: int) -> None:
+        """So many bytes wait for the store no longer."""
+        keep.bytes -= size
+        self._state.bytes -= size
+
     def settle(self, now: float, job: Job) -> None:
-        """Some tasks of the job are over: close it if all are, withdraw reservations that have no use any more."""
-        if job.done:
+        """Some tasks of the job are over: close it if all are, withdraw reservations that have no use any more.
+
+        A durable job is over once the store has all of it.
+        """
+        if job.done and job.keep is not None and job.keep.held:
+            self._placer.ended(job)
+        elif job.done:
             self.close(now, job, "done" if job.counts[m.CANCELLED] < job.tasks else "cancelled")
         elif job.reserved_total and not job.unplaced and not job.wanted:
             self._placer.withdraw(job)
@@ -136,12 +204,16 @@ class Outcomes:
 
     # -- jobs that end
 
-    def abort(self, now: float, job: Job, why: str) -> None:
-        """Nobody wants this job any more: end what runs of it, report nothing to anyone."""
+    def abort(self, now: float, job: Job, why: str, *, kill: bool = True) -> None:
+        """Nobody wants this job any more: end what runs of it, report nothing to anyone.
+
+        ``kill`` False: what runs is to be adopted by a later epoch of the job.
+        """
         for worker_id in sorted(job.places()):
             worker = self._state.workers[worker_id]
             worker.launched -= len(job.launched_on(worker_id))
-            self._state.send(worker.peer, m.Kill(job.id, job.epoch))
+            if kill:
+                self._state.send(worker.peer, m.Kill(job.id, job.epoch))
         job.abandon()
         self.close(now, job, "cancelled", why)
 
@@ -154,6 +226,10 @@ class Outcomes:
             state.clients[job.client].jobs.discard(job.id)
         state.tasks -= job.tasks
         state.bytes -= job.bytes
+        if job.keep is not None:
+            self.release(job.keep, job.keep.bytes)
+            job.keep.held.clear()
+            self.keep_promises(job.keep)
         job.how, job.ended_at, job.detail = how, now, detail
         job.release()
         self._transcripts.over(job)

@@ -23,8 +23,11 @@ class Worker:
     heard_at: float
     lost_at: float | None = None
     draining: bool = False
+    suspect: bool = False  # the assistant has not heard it lately
+    condemned: bool = False  # the assistant says that it is dead, and this scheduler has heard it since
     full_until: float = 0.0  # its queue was full: not probed before
     busy_until: float = 0.0  # it was not as idle as it seemed: not believed so before
+    reserved: int = 0  # reservations of all jobs that are there
     launched: int = 0
     done: int = 0
     rtt_s: float = 0.0
@@ -33,9 +36,11 @@ class Worker:
 
     @property
     def state(self) -> str:
-        """ "alive", "draining" or "lost" (the connection is gone, the grace is not over)."""
+        """ "alive", "suspect", "draining" or "lost" (the connection is gone, the grace is not over)."""
         if self.peer is None:
             return "lost"
+        if self.suspect:
+            return "suspect"
         return "draining" if self.draining else "alive"
 
 
@@ -51,6 +56,18 @@ class Client:
     starved: bool = False  # without credit: some of its tasks were refused to a request
     gone_at: float | None = None
     connection: int = 0  # the latest that has said hello
+    asked: int = (
+        0  # whether it is still there, with this number, before anything of it is launched; 0: nothing is asked
+    )
+
+
+@dataclass(slots=True)
+class Advisor:
+    """The assistant that leads. ``term`` is the fencing token of its lease."""
+
+    id: str
+    term: int
+    peer: Peer
 
 
 @dataclass(slots=True)

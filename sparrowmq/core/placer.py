@@ -17,11 +17,12 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from sparrowmq.core.effects import Peer
+from sparrowmq.core.hints import Hints
 from sparrowmq.core.job import Job
 from sparrowmq.core.peers import Worker
 from sparrowmq.core.sampling import Sampling
 from sparrowmq.limits import INT_MAX
-from sparrowmq.placement import POLICIES, late_binding, uniform
+from sparrowmq.placement import POLICIES, assisted, late_binding, uniform
 from sparrowmq.placement.load import expected_wait
 from sparrowmq.placement.probe_ratio import probes
 from sparrowmq.protocol import messages as m
@@ -53,6 +54,8 @@ class Placer:
         self._emit = emit
         self._eligible: dict[str, list[str]] = {}
         self._sampling: dict[str, Sampling] = {}
+        self._hints = Hints(workers)
+        self.assisted = 0  # tasks that places were looked for by hints so far: what its share is to be large enough for
 
     def members_changed(self) -> None:
         """Workers came, went, drain or are full: look at them anew."""
@@ -72,8 +75,12 @@ class Placer:
                 and worker.hello.slots > 0
                 and python in ("", worker.hello.python)
             ]
-            self._eligible[python] = found
+            self._eligible[python] = found = [id for id in found if not self._workers[id].suspect] or found
         return found
+
+    def hinted(self, now: float, message: m.Hints) -> None:
+        """The assistant has sent load hints."""
+        self._hints.heard(now, message)
 
     def place(self, now: float, job: Job) -> float | None:
         """Find places for what is unplaced and has none coming.
@@ -89,11 +96,17 @@ class Placer:
         policy = POLICIES[job.spec.policy]
         if policy.late:
             missing = job.unplaced - job.reserved_total
+            if missing > 0 and policy.hinted:
+                self.assisted = min(self.assisted + missing, INT_MAX)
             if missing > 0 and self._eager and not job.reserved_total:
-                missing -= self._push_to_idle(now, job, workers)
+                if policy.hinted:
+                    missing -= self._push_to_idle(now, job, self._free(now, job, workers))
+                if missing > 0:
+                    missing -= self._push_to_idle(now, job, self._look_for_idle(workers))
             if missing > 0:
                 job.round += 1
-                self._reserve(job, late_binding.reserve(self._rng, workers, missing, job.spec.probe_ratio))
+                self._reserve(job, self._late(now, job, workers, missing), first=job.urgent)
+                job.urgent = False
         elif not policy.samples:
             self._push(now, job, uniform.place(self._rng, workers, job.unplaced))
         elif job.id not in self._sampling:
@@ -116,18 +129,46 @@ class Placer:
                 self._reserve(job, {worker.id: share})
         return self.place(now, job)
 
-    def _reserve(self, job: Job, counts: dict[str, int]) -> None:
+    def _late(self, now: float, job: Job, workers: list[str], tasks: int) -> dict[str, int]:
+        """Return the reservations to leave for so many tasks, by worker."""
+        ratio = job.spec.probe_ratio
+        if not POLICIES[job.spec.policy].hinted:
+            return late_binding.reserve(self._rng, workers, tasks, ratio)
+        share, others = self._hints.pool(now, job.spec.python, workers)
+        return assisted.choose(self._rng, share, others, probes(tasks, ratio), self._hints.wait)
+
+    def _reserve(self, job: Job, counts: dict[str, int], *, first: bool = False) -> None:
         for worker_id, count in counts.items():
             worker = self._workers[worker_id]
-            job.reserve(worker_id, count)
+            self.reserved(job, worker, count)
             job.workers.add(worker_id)
-            self._emit(worker.peer, m.Probe(job.id, job.epoch, job.round, count))
+            self._emit(worker.peer, m.Probe(job.id, job.epoch, job.round, count, first))
 
-    def _push_to_idle(self, now: float, job: Job, workers: list[str]) -> int:
-        """Launch tasks on workers that seem to have free slots, one a slot; return how many."""
+    def reserved(self, job: Job, worker: Worker, count: int) -> None:
+        """So many more reservations of this job are at this worker."""
+        job.reserve(worker.id, count)
+        worker.reserved += count
+
+    def used(self, job: Job, worker: Worker, count: int) -> None:
+        """Up to ``count`` reservations of this job at this worker have become requests, or are gone."""
+        before = job.reserved_total
+        job.use(worker.id, count)
+        worker.reserved -= before - job.reserved_total
+
+    def _look_for_idle(self, workers: list[str]) -> list[str]:
+        """Return the few workers to look at, in random order."""
         looked = workers if len(workers) <= IDLE_LOOKS else self._rng.sample(workers, IDLE_LOOKS)
         first = self._rng.randrange(len(looked)) if len(looked) > 1 else 0
-        some = [self._workers[worker_id] for worker_id in looked[first:] + looked[:first]]
+        return looked[first:] + looked[:first]
+
+    def _free(self, now: float, job: Job, workers: list[str]) -> list[str]:
+        """Return workers that hints and this scheduler's own books say are free."""
+        share, _ = self._hints.pool(now, job.spec.python, workers)
+        return assisted.free(self._rng, share, job.unplaced, self._hints.wait)
+
+    def _push_to_idle(self, now: float, job: Job, workers: list[str]) -> int:
+        """Launch tasks on those of the workers that seem to have free slots, one a slot; return how many."""
+        some = [self._workers[worker_id] for worker_id in workers]
         pushed = 0
         while some and job.unplaced:
             some = [w for w in some if w.launched < w.hello.slots and w.busy_until <= now]
@@ -153,7 +194,7 @@ class Placer:
         """
         count = message.count
         if message.round > job.withdrawn:  # else its reservation was withdrawn while it was under way
-            job.use(worker.id, count)
+            self.used(job, worker, count)
         taken = 0
         seconds: list[int] = []
         if allowed and not worker.draining and suits(job, worker):
@@ -184,7 +225,7 @@ class Placer:
         if request and job.unplaced and worker.id not in job.reserved and self._everywhere(now, job):
             renew = min(len(taken), job.unplaced)
             job.round = max(job.round, job.withdrawn + 1)
-            job.reserve(worker.id, renew)
+            self.reserved(job, worker, renew)
             job.probes -= renew  # it rides with the tasks: no probe is sent for it
         function: m.Payload = b""
         if worker.id not in job.function_at:
@@ -206,6 +247,8 @@ class Placer:
     def withdraw(self, job: Job) -> None:
         """Cancel every reservation that is left (SOSP 2013, 3.6); without cancellation they end as no-ops."""
         withdrawn = job.withdraw()
+        for worker_id, count in withdrawn.items():
+            self._workers[worker_id].reserved -= count
         if not self._cancellation:
             return
         job.cancels += sum(withdrawn.values())
@@ -236,7 +279,11 @@ class Placer:
 
     def gone(self, now: float, job: Job, worker_id: str) -> None:
         """A worker will not answer for ``job`` any more: its reservations and its load are not awaited."""
-        job.use(worker_id, job.reserved.get(worker_id, 0))
+        worker, left = self._workers.get(worker_id), job.reserved.get(worker_id, 0)
+        if worker is not None:
+            self.used(job, worker, left)
+        else:
+            job.use(worker_id, left)
         self.unsampled(now, job, worker_id)
 
     def unsampled(self, now: float, job: Job, worker_id: str) -> None:
@@ -248,6 +295,10 @@ class Placer:
     def sampled(self, worker_id: str) -> list[str]:
         """Return the jobs that wait for this worker's load."""
         return [job for job, sampling in self._sampling.items() if worker_id in sampling.waiting]
+
+    def forget_loads(self, job_id: str) -> None:
+        """Wait for no loads of this job: it is placed anew, if at all."""
+        self._sampling.pop(job_id, None)
 
     def ended(self, job: Job) -> None:
         """The job is over: withdraw what it left."""

@@ -11,21 +11,25 @@ and `transcripts` are what is remembered of tasks and what they printed, `state`
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 from sparrowmq import limits
 from sparrowmq.core import report
+from sparrowmq.core.claims import Claims
 from sparrowmq.core.clients import Clients
-from sparrowmq.core.effects import AnyEffect, Close, Peer
+from sparrowmq.core.durable import Durable
+from sparrowmq.core.effects import AnyEffect, Close, Deposit, Exit, Peer
 from sparrowmq.core.hedging import Hedging
+from sparrowmq.core.keeping import Orphan
 from sparrowmq.core.outcomes import Outcomes
-from sparrowmq.core.peers import Client, Worker
+from sparrowmq.core.peers import Advisor, Client, Worker
 from sparrowmq.core.placer import Placer
 from sparrowmq.core.state import State
 from sparrowmq.core.transcripts import Transcripts
 from sparrowmq.core.workers import Workers
 from sparrowmq.protocol import messages as m
+from sparrowmq.protocol.beats import Beat
 from sparrowmq.protocol.codec import version_error
 from sparrowmq.settings import SchedulerSettings
 
@@ -35,7 +39,8 @@ STATUS_INTERVAL_S: Final = 0.1  # subscriptions are looked at so often: no statu
 class Scheduler:
     """One scheduler. Drivers call the event methods and carry out `take_effects`, in order.
 
-    ``unix_offset_s`` turns a monotonic time into wall time, for what people read.
+    ``unix_offset_s`` turns a monotonic time into wall time, for what people read. ``durable``: there is a store, which
+    answers `SaveJob` and `SaveOutcomes` by `saved`; without one detached jobs end with this scheduler.
     """
 
     def __init__(
@@ -49,21 +54,28 @@ class Scheduler:
         unix_offset_s: float = 0.0,
         host: str = "",
         pid: int = 0,
+        durable: bool = False,
     ) -> None:
         self.id = id
         self.incarnation = incarnation
-        self.state = State(id, settings, rng, unix_offset_s, host, pid, package)
+        self.state = State(id, settings, rng, unix_offset_s, host, pid, package, durable)
         self._placer = Placer(
             self.state.workers, rng, self.state.send, eager=settings.eager, cancellation=settings.cancellation
         )
         self._transcripts = Transcripts(self.state)
         self._outcomes = Outcomes(self.state, self._placer, self._transcripts)
         self._hedging = Hedging(self.state, self._placer, self._outcomes)
-        self._clients = Clients(self.state, self._placer, self._outcomes, self._hedging)
-        self._workers = Workers(self.state, self._placer, self._outcomes, self._clients)
+        self._claims = Claims(self.state, self._outcomes)
+        self._durable = Durable(self.state, self._outcomes)
+        self._clients = Clients(self.state, self._placer, self._outcomes, self._hedging, self._claims, self._durable)
+        self._workers = Workers(self.state, self._placer, self._outcomes, self._clients, self._claims)
         self._subscriptions: dict[tuple[Peer, int], tuple[m.Subscribe, float]] = {}  # and when its next status is due
         self._reporting = False
+        self._thaw_s = settings.thaw_s
         self._pinging = False
+        self._thawed = False  # since the last tick
+        self._began = 0.0
+        self._beats = 0
         self._from_worker: dict[type, Callable[[float, Worker, Any], None]] = {
             m.Request: self._workers.request,
             m.Result: self._workers.result,
@@ -71,6 +83,7 @@ class Scheduler:
             m.Returned: self._workers.returned,
             m.Output: lambda now, worker, message: self._transcripts.output(now, message),
             m.Stale: self._workers.stale,
+            m.Claimed: self._claims.answered,
             m.Goodbye: self._workers.goodbye,
             m.Ping: self._on_ping,
             m.Pong: self._on_pong,
@@ -86,12 +99,23 @@ class Scheduler:
             m.Query: self._on_query,
             m.Subscribe: self._on_subscribe,
             m.Ping: self._on_ping,
+            m.Pong: self._clients.answered,
+        }
+        self._from_advisor: dict[type, Callable[[float, Advisor, Any], None]] = {
+            m.Verdict: self._on_verdict,
+            m.Hints: self._on_hints,
+            m.Ping: self._on_ping,
         }
         self._due: dict[str, Callable[..., None]] = {
+            "beat": self._due_beat,
             "bury": self._due_bury,
+            "claimed": self._claims.due,
+            "condemned": self._workers.due_condemned,
             "lease": self._due_lease,
+            "owned": self._durable.due_owned,
             "sampling": self._due_sampling,
             "rested": self._workers.due_rested,
+            "unclaimed": self._workers.due_unclaimed,
             "hedge": self._hedging.due,
             "unschedulable": self._due_unschedulable,
             "full": self._due_full,
@@ -100,8 +124,17 @@ class Scheduler:
             "drained": lambda now: self._outcomes.leave("the drain's deadline has passed"),
         }
 
+    def start(self, now: float) -> None:
+        """Begin to beat."""
+        self._began = now
+        if self.state.settings.beat_interval_s:
+            self._due_beat(now)
+
     def receive(self, now: float, peer: Peer, message: m.AnyMessage) -> None:
         """A message arrived. Never raises for anything that decodes."""
+        deadline = self.state.timers.next()
+        if deadline is not None and now - deadline > self._thaw_s and not self._thawed:
+            self._thaw(now)
         kind = type(message)
         if kind is m.Hello:
             self._on_hello(now, peer, cast(m.Hello, message))
@@ -113,6 +146,8 @@ class Scheduler:
             handler = self._from_worker.get(kind)
         elif type(sender) is Client:
             handler = self._from_client.get(kind)
+        elif type(sender) is Advisor:
+            handler = self._from_advisor.get(kind)
         else:
             self._refuse(peer, "no_hello", f"{kind.__name__.lower()} before the hello, or after the goodbye")
             return
@@ -128,6 +163,9 @@ class Scheduler:
         sender = state.peers.pop(peer, None)
         if isinstance(sender, Worker):
             self._workers.lost(now, sender)
+        elif isinstance(sender, Advisor):
+            self.state.advisor = None
+            self._workers.unadvised()
         elif isinstance(sender, Client):
             self._transcripts.unfollow(peer)
             sender.peer = None
@@ -139,8 +177,37 @@ class Scheduler:
         self._refuse(peer, code, detail)
         self.lost(now, peer)
 
+    def saved(
+        self, now: float, token: int, error: str = "", epoch: int = 0, outcomes: Sequence[m.Outcome] = ()
+    ) -> None:
+        """The store has written what had this ``token``, or has not: ``error`` says why.
+
+        It is "fenced" where another scheduler has the job, at ``epoch``; "gone" where the job that outcomes belong to
+        is not there any more. ``outcomes`` are what the store had of a job that is submitted again.
+        """
+        waiting = self.state.book.take_submission(token)
+        if waiting is not None:
+            self._clients.saved(now, waiting, error, epoch, outcomes)
+        else:
+            self._durable.answered(now, token, error, epoch)
+
+    def may_adopt(self) -> bool:
+        """Whether jobs may be taken over from schedulers that are gone. Safe to call from another thread."""
+        state, bounds = self.state, self.state.settings.limits
+        room = len(state.jobs) < bounds.jobs // 2 and state.tasks < bounds.tasks // 2
+        return room and state.bytes < bounds.payload_bytes // 2 and bool(state.workers) and not state.draining
+
+    def orphaned(self, now: float, orphans: Sequence[Orphan]) -> None:
+        """The store has given these jobs to this scheduler: theirs are gone."""
+        for orphan in orphans:
+            self._clients.orphaned(now, orphan)
+
     def tick(self, now: float) -> None:
         """Do what is due."""
+        deadline = self.state.timers.next()
+        if deadline is not None and now - deadline > self._thaw_s and not self._thawed:
+            self._thaw(now)
+        self._thawed = False
         for name, *arguments in self.state.timers.due(now):
             self._due[name](now, *arguments)
 
@@ -152,6 +219,8 @@ class Scheduler:
         """Return what is to be done since the last call, in order."""
         effects = self.state.effects[:]
         self.state.effects.clear()
+        if effects and type(effects[-1]) is Exit and self.state.settings.beat_interval_s:
+            effects.insert(-1, Deposit(self._beat(self._beats + 2, leaving=True)))
         return effects
 
     def drain(self, now: float, deadline: float) -> None:
@@ -170,6 +239,9 @@ class Scheduler:
         if refusal is not None:
             self._refuse(peer, *refusal)
             self.lost(now, peer)
+            return
+        if hello.role == m.ASSISTANT:
+            self._on_advisor(now, peer, hello)
             return
         tables: dict[str, Worker] | dict[str, Client]
         tables = self.state.workers if hello.role == m.WORKER else self.state.clients
@@ -194,12 +266,19 @@ class Scheduler:
             return "version", str(version_error(hello.protocol, hello.package))
         if peer in state.peers:
             return "malformed", "a second hello on one connection"
+        if hello.role == m.ASSISTANT:
+            if hello.incarnation < state.term:
+                return (
+                    "superseded",
+                    f"an assistant with term {state.term} has been here, and this is {hello.incarnation}",
+                )
+            return None
         if hello.role == m.WORKER:
             known, have, limit = state.workers.get(hello.id), len(state.workers), bounds.workers
         elif hello.role == m.CLIENT:
             known, have, limit = state.clients.get(hello.id), len(state.clients), bounds.clients
         else:
-            return "malformed", f"unknown role {hello.role!r}: expected worker or client"
+            return "malformed", f"unknown role {hello.role!r}: expected worker, client or assistant"
         if known is None and have >= limit:
             return "busy", f"{have:,} {hello.role}s are connected: the limit of {self.id}"
         if known is not None and hello.incarnation < known.incarnation:
@@ -207,6 +286,26 @@ class Scheduler:
         if known is not None and hello.incarnation == known.incarnation and 0 < hello.connection < known.connection:
             return "superseded", f"{hello.id} has said hello over a later connection"
         return None
+
+    def _on_advisor(self, now: float, peer: Peer, hello: m.Hello) -> None:
+        """The assistant that leads, as far as is known here: any other one is not listened to any more."""
+        state = self.state
+        if state.advisor is not None:
+            old = state.advisor.peer
+            self.lost(now, old)
+            state.effects.append(Close(old))
+        state.term = hello.incarnation
+        state.advisor = state.peers[peer] = Advisor(hello.id, hello.incarnation, peer)
+        state.log("info", "assistant found", assistant=hello.id, term=hello.incarnation)
+        state.send(peer, m.Welcome(self.id, self.incarnation, state.package))
+
+    def _on_verdict(self, now: float, advisor: Advisor, message: m.Verdict) -> None:
+        if message.term == advisor.term:
+            self._workers.judged(now, message)
+
+    def _on_hints(self, now: float, advisor: Advisor, message: m.Hints) -> None:
+        if message.term == advisor.term:
+            self._placer.hinted(now, message)
 
     def _on_client_leaves(self, now: float, client: Client, message: m.Goodbye) -> None:
         self._transcripts.unfollow(client.peer)
@@ -220,7 +319,36 @@ class Scheduler:
 
     # -- liveness
 
-    def _on_ping(self, now: float, sender: Worker | Client, message: m.Ping) -> None:
+    def _thaw(self, now: float) -> None:
+        """This process has stood still: clients may have gone elsewhere, so each is asked first (DESIGN rule 7).
+
+        What they sent before does not answer that. It is found out by deadlines that have passed long ago.
+        """
+        self._thawed = True
+        self.state.count("thawed")
+        for client in self.state.clients.values():
+            self._clients.ask(client)
+        for job in self.state.jobs.values():
+            if job.keep is not None:
+                self._durable.ask(job, job.keep)
+
+    def _due_beat(self, now: float) -> None:
+        """Say that this loop turns, and when it will say so again: at whole intervals since its start."""
+        state, interval_s = self.state, self.state.settings.beat_interval_s
+        number = int((now - self._began) / interval_s + 1e-6)
+        state.timers.add(self._began + (number + 1) * interval_s, ("beat",))
+        self._beats = number
+        state.effects.append(Deposit(self._beat(number + 1)))
+
+    def _beat(self, sequence: int, *, leaving: bool = False) -> Beat:
+        interval_ms = round(self.state.settings.beat_interval_s * 1e3)
+        draining = self.state.draining
+        return Beat(
+            m.SCHEDULER, self.id, self.incarnation, sequence, interval_ms, probes={self.id: self._placer.assisted},
+            draining=draining, leaving=leaving,
+        )  # fmt: skip
+
+    def _on_ping(self, now: float, sender: Worker | Client | Advisor, message: m.Ping) -> None:
         self.state.send(sender.peer, m.Pong(message.n))
 
     def _on_pong(self, now: float, worker: Worker, message: m.Pong) -> None:

@@ -11,8 +11,9 @@ higher epoch (DESIGN rule 7). A scheduler that drains keeps its jobs and gets no
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -26,6 +27,7 @@ from sparrowmq.settings import ClientSettings
 
 RETRY_S_MIN: Final = 0.005
 RETRY_S_MAX: Final = 1.0
+DEAD_ANSWER_S: Final = 0.1  # what a scheduler that was declared dead gets to prove the contrary
 
 
 @dataclass(slots=True, eq=False)
@@ -84,8 +86,11 @@ class Session:
             m.Status: self._on_status,
             m.Stale: self._on_stale,
             m.Goodbye: self._on_goodbye,
+            m.Died: self._on_died,
+            m.Ping: lambda now, link, message: self._send(link.peer, m.Pong(message.n)),
         }
         self._due: dict[str, Callable[..., None]] = {
+            "condemned": self._due_condemned,
             "connect": self._due_connect,
             "ping": self._due_ping,
             "unavailable": self._due_unavailable,
@@ -139,9 +144,19 @@ class Session:
 
     # -- the driver's side
 
-    def schedulers_changed(self, now: float, addresses: dict[str, str]) -> None:
-        """These schedulers are known (id -> address of their client socket)."""
-        self._known = dict(addresses)
+    def schedulers_changed(
+        self, now: float, addresses: dict[str, str], dead: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
+        """These schedulers are known (id -> address of their client socket).
+
+        ``dead``: those of which this incarnation has been declared dead. One that does not answer at once is left.
+        """
+        self._known = {id: address for id, address in addresses.items() if id not in dead}
+        for link in list(self._links.values()):
+            if link.incarnation and dead.get(link.scheduler) == link.incarnation:
+                self._last_ping += 1
+                self._send(link.peer, m.Ping(self._last_ping))
+                self._timers.add(now + DEAD_ANSWER_S, ("condemned", link.peer, now))
         self._tried.clear()
         if self._home is None and not self._asking():
             self._connect(now)
@@ -294,6 +309,9 @@ class Session:
         self._acks[link.peer] = message.seq
         self._work.outcome(link.peer, message)
 
+    def _on_died(self, now: float, link: _Link, message: m.Died) -> None:
+        self._work.died(link.peer, message)
+
     def _on_returned(self, now: float, link: _Link, message: m.Returned) -> None:
         self._work.returned(link.peer, message)
 
@@ -319,6 +337,13 @@ class Session:
             self._last_ping += 1
             self._send(peer, m.Ping(self._last_ping))
         self._timers.add(now + self._settings.ping_interval_s, ("ping", peer))
+
+    def _due_condemned(self, now: float, peer: int, since: float) -> None:
+        """A scheduler that was declared dead: has it said anything since?"""
+        link = self._links.get(peer)
+        if link is not None and link.heard_at <= since:
+            self._effects.append(Close(peer))
+            self._leave_link(now, link)
 
     def _expect_a_home(self, now: float) -> None:
         if self._homeless_since is None:

@@ -263,6 +263,11 @@ class Paces:
         pace.service_s = 0.7 * pace.service_s + 0.3 * mean_s if pace.service_s else mean_s
         pace.window = min(pace.window * 2, self._window_max) if mean_s < rtt_s else 1
 
+    @property
+    def recent_s(self) -> float:
+        """What the last reports' tasks have taken in the mean (the longest of each report); 0: nothing known."""
+        return sum(self._recent) / len(self._recent) if self._recent else 0.0
+
     def slow(self, job: str) -> None:
         """A task of this job keeps others waiting: start over with one at a time."""
         pace = self._paces.get(job)

@@ -11,7 +11,8 @@ from typing import Any
 from sparrowmq.core.effects import AnyEffect, Close, Log, Peer, Send
 from sparrowmq.core.history import History
 from sparrowmq.core.job import Job
-from sparrowmq.core.peers import Client, Worker
+from sparrowmq.core.keeping import Book
+from sparrowmq.core.peers import Advisor, Client, Worker
 from sparrowmq.core.timers import Timers
 from sparrowmq.protocol import messages as m
 from sparrowmq.settings import SchedulerSettings
@@ -29,8 +30,11 @@ class State:
         host: str = "",
         pid: int = 0,
         package: str = "",
+        durable: bool = False,
     ) -> None:
         self.id = id
+        self.durable = durable  # there is a store to keep jobs in
+        self.book = Book()
         self.host = host
         self.pid = pid
         self.package = package
@@ -40,7 +44,9 @@ class State:
         self.jobs: dict[str, Job] = {}
         self.workers: dict[str, Worker] = {}
         self.clients: dict[str, Client] = {}
-        self.peers: dict[Peer, Worker | Client] = {}
+        self.peers: dict[Peer, Worker | Client | Advisor] = {}
+        self.advisor: Advisor | None = None
+        self.term = 0  # the highest of an assistant so far
         self.history = History(settings.limits, unix_offset_s)
         self.counters: dict[str, int] = {}
         self.tasks = 0  # of unfinished jobs

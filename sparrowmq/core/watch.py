@@ -17,8 +17,10 @@ from typing import Final, NamedTuple
 
 from sparrowmq.core import effects as fx
 from sparrowmq.core import invariants
+from sparrowmq.core.assistant import Assistant
 from sparrowmq.core.job import LAUNCHED, Job
 from sparrowmq.core.node_monitor import NodeMonitor
+from sparrowmq.core.peers import Worker
 from sparrowmq.core.scheduler import Scheduler
 from sparrowmq.core.session import Session
 from sparrowmq.core.slots import Slot
@@ -37,24 +39,25 @@ _RAN: Final = (m.SUCCEEDED, m.TIMED_OUT, m.LOST)  # nobody gets such an outcome 
 class Watch:
     """One machine, from its start on. Call `step` with what each `take_effects` returned."""
 
-    def __init__(self, machine: Scheduler | NodeMonitor | Session) -> None:
+    def __init__(self, machine: Scheduler | NodeMonitor | Session | Assistant) -> None:
         self._machine = machine
         self._now = 0.0
         self._events = 0
-        self._part: _SchedulerWatch | _NodeMonitorWatch | None = None
+        self._part: _SchedulerWatch | _NodeMonitorWatch | _AssistantWatch | _SessionWatch
         if isinstance(machine, Scheduler):
             self._part = _SchedulerWatch(machine)
         elif isinstance(machine, NodeMonitor):
             self._part = _NodeMonitorWatch(machine)
+        elif isinstance(machine, Assistant):
+            self._part = _AssistantWatch(machine)
+        else:
+            self._part = _SessionWatch(machine)
 
     def step(self, now: float, effects: Sequence[fx.AnyEffect]) -> None:
         """Hold the machine against its invariants after an event at ``now`` that had these effects."""
         assert now >= self._now, f"{self._machine.id}: time went back from {self._now} to {now}"
         self._now = now
         self._events += 1
-        if self._part is None:
-            invariants.check(self._machine)
-            return
         self._part.step(now, effects)
         if self._events % FULL_EVERY == 1:
             self.full()
@@ -81,8 +84,13 @@ class _SchedulerWatch:
         self._open: dict[str, int] = {}  # job -> unfinished tasks at the last look
         self._launches: dict[tuple[str, int], _Launches] = {}
         self._lost_at: dict[str, float] = {}  # worker -> since when its connection is gone
+        self._known: dict[str, Worker] = {}
+        self._suspects: set[str] = set()
+        self._term = 0
+        self._now = 0.0
 
     def step(self, now: float, effects: Sequence[fx.AnyEffect]) -> None:
+        self._now = now
         state = self._scheduler.state
         room = EFFECTS_BASE + EFFECTS_EACH * (len(state.workers) + len(state.clients) + state.tasks)
         room += sum(self._open.values())
@@ -92,6 +100,9 @@ class _SchedulerWatch:
             self._check_sends(effects)
             self._check_burials(now, effects)
         self._check_sums()
+        assert state.term >= self._term, f"{state.id} listens to term {state.term} after {self._term}"
+        self._term = state.term
+        self._suspects = {worker.id for worker in state.workers.values() if worker.suspect}
 
     def _check_sums(self) -> None:
         """I1, I5, I14: the sums over all jobs, and the jobs that have changed."""
@@ -118,6 +129,7 @@ class _SchedulerWatch:
         launched = 0
         for worker in state.workers.values():
             launched += worker.launched
+            self._known[worker.id] = worker
             if worker.lost_at is not None:
                 self._lost_at[worker.id] = worker.lost_at
         assert launched == live, f"{state.id}: {launched} tasks are counted as launched, {live} are"
@@ -129,10 +141,13 @@ class _SchedulerWatch:
         probed: dict[tuple[str, int], dict[fx.Peer, int]] = {}
         launched: dict[str, int] = {}
         joined: set[fx.Peer] = set()  # they get their share of what is unplaced beside any round
+        closed = {effect.peer for effect in effects if type(effect) is fx.Close}
         for effect in effects:
             if type(effect) is not fx.Send:
                 continue
             message = effect.message
+            if type(message) is m.Task or type(message) is m.Probe:
+                self._check_target(effect.peer, message, closed)
             if type(message) is m.Task:
                 self._check_launch(message)
                 launched[message.job] = launched.get(message.job, 0) + len(message.indices)
@@ -150,7 +165,7 @@ class _SchedulerWatch:
                 self._check_probes(job, round, list(counts.values()), launched.get(job_id, 0))
 
     def _check_burials(self, now: float, effects: Sequence[fx.AnyEffect]) -> None:
-        """DESIGN rule 8: a worker whose connection drops has its grace."""
+        """DESIGN rule 8: a worker whose connection drops has its grace, one that was heard lately has its veto."""
         grace_s = self._scheduler.state.settings.reconnect_grace_s
         for effect in effects:
             if type(effect) is fx.Log and effect.fields.get("why") == "its connection was lost":
@@ -158,13 +173,34 @@ class _SchedulerWatch:
                 assert now - lost_at >= grace_s - 1e-6, (
                     f"{effect.fields} after {now - lost_at:g} s, the grace is {grace_s:g} s"
                 )
+            elif type(effect) is fx.Log and str(effect.fields.get("why")).startswith("the assistant declared it dead"):
+                worker, veto_s = self._known.get(str(effect.fields["worker"])), self._scheduler._workers._veto_s
+                if worker is not None and worker.lost_at is None:
+                    silent_s = now - worker.heard_at
+                    assert silent_s >= veto_s - 1e-6, f"{effect.fields} {silent_s:g} s after it was heard"
+
+    def _check_target(self, peer: fx.Peer, message: m.Task | m.Probe, closed: set[fx.Peer]) -> None:
+        """I11, I12: nothing goes to workers that were given up, and none that is suspect is sampled, unless all are."""
+        state = self._scheduler.state
+        worker = state.peers.get(peer)
+        if worker is None:
+            assert peer in closed, f"{state.id}: a {type(message).__name__.lower()} for a worker that is gone"
+        elif worker.id in self._suspects and worker.suspect and type(message) is m.Probe:  # type: ignore[union-attr]
+            others = [
+                other.id
+                for other in state.workers.values()
+                if other.id not in self._suspects and not other.suspect and other.peer is not None
+                and not other.draining and other.hello.slots > 0 and other.full_until <= self._now
+            ]  # fmt: skip
+            assert not others, f"{state.id}: a probe for {worker.id}, which is suspect; {others} are not"
 
     def _check_launch(self, task: m.Task) -> None:
-        """I4: the numbers of a task's attempts rise; I2: what is decided is not launched again."""
+        """I4: the numbers of a task's attempts rise, those that were adopted among them; I2: what is over stays so."""
         launches = self._launches.setdefault((task.job, task.epoch), _Launches())
         for index, attempt in zip(task.indices, task.attempts, strict=True):
             last = launches.attempts.get(index, 0)
-            assert attempt == last + 1, f"task {index} of {task.job}: attempt {attempt} follows {last}"
+            follows = attempt > last if task.epoch else attempt == last + 1
+            assert follows, f"task {index} of {task.job}: attempt {attempt} follows {last}"
             assert index not in launches.decided, f"task {index} of {task.job} is over, and launched again"
             launches.attempts[index] = attempt
 
@@ -174,7 +210,7 @@ class _SchedulerWatch:
         for index, status in zip(outcome.indices, outcome.statuses, strict=True):
             known = launches.decided.setdefault(index, status)
             assert known == status, f"task {index} of {outcome.job} ends as {status}, and has ended as {known}"
-            assert status not in _RAN or index in launches.attempts, (
+            assert status not in _RAN or index in launches.attempts or outcome.epoch, (
                 f"task {index} of {outcome.job} ends as {status}, and was never launched"
             )
 
@@ -185,6 +221,49 @@ class _SchedulerWatch:
         limit = probes(tasks, job.spec.probe_ratio)
         assert sum(counts) <= limit, f"job {job.id}: {sum(counts)} probes in a round for {tasks} tasks"
         assert max(counts) - min(counts) <= 1, f"job {job.id}: probes spread as {counts}"
+
+
+class _SessionWatch:
+    """All of a session, and what it tells the next scheduler: deaths are counted over epochs."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def step(self, now: float, effects: Sequence[fx.AnyEffect]) -> None:
+        session = self._session
+        invariants.check_session(session)
+        for effect in effects:
+            if type(effect) is fx.Send and type(effect.message) is m.Submit and effect.message.epoch:
+                submit = effect.message
+                job = session.jobs.get(submit.job)
+                if job is not None and job.submit.epoch == submit.epoch and any(job.deaths.values()):
+                    deaths = [job.deaths.get(index, 0) for index in submit.indices or range(submit.count)]
+                    told = submit.deaths or [0] * len(deaths)
+                    assert told == deaths, f"{session.id}: {submit.job} goes on with deaths {told}, there were {deaths}"
+
+
+class _AssistantWatch:
+    """Terms rise, only who leads speaks, and what is known is bounded."""
+
+    def __init__(self, assistant: Assistant) -> None:
+        self._assistant = assistant
+        self._term = 0
+        self._seen_s = 0.0
+
+    def step(self, now: float, effects: Sequence[fx.AnyEffect]) -> None:
+        assistant = self._assistant
+        name, judge = assistant.id, assistant.judge
+        if assistant.term:
+            assert assistant.term >= self._term, f"{name} leads under term {assistant.term} after {self._term}"
+            self._term = assistant.term
+        assert self._seen_s <= judge.seen_s <= now, f"{name} has seen all up to {judge.seen_s}, at {now}"
+        self._seen_s = judge.seen_s
+        for effect in effects:
+            if type(effect) is fx.Send and isinstance(effect.message, m.Verdict | m.Hints):
+                term = effect.message.term
+                assert term == assistant.term > 0, f"{name} speaks under term {term}, and leads under {assistant.term}"
+            elif type(effect) is fx.Condemn:
+                assert assistant.term, f"{name} condemns {effect.scheduler} and does not lead"
 
 
 class _Before(NamedTuple):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from sparrowmq.core import report
+from sparrowmq.core.claims import Claims
 from sparrowmq.core.clients import Clients
 from sparrowmq.core.effects import Peer
 from sparrowmq.core.job import UNPLACED, Job
@@ -20,13 +21,18 @@ from sparrowmq.placement.probe_ratio import probes
 from sparrowmq.protocol import messages as m
 
 STORIES_CHARS_MAX: Final = 2_000
+GRACE_ROUND_TRIPS: Final = 3.0  # that a dropped connection is given to come back, if that is more than the setting
+VETO_BEATS: Final = 2.0  # a worker that was heard within so many of this scheduler's own beats is not dead
+VETO_S_MIN: Final = 0.05
 
 
 class Workers:
     """The worker side of one scheduler."""
 
-    def __init__(self, state: State, placer: Placer, outcomes: Outcomes, clients: Clients) -> None:
+    def __init__(self, state: State, placer: Placer, outcomes: Outcomes, clients: Clients, claims: Claims) -> None:
         self._state = state
+        self._claims = claims
+        self._veto_s = max(VETO_S_MIN, VETO_BEATS * state.settings.beat_interval_s)
         self._placer = placer
         self._outcomes = outcomes
         self._clients = clients
@@ -41,33 +47,38 @@ class Workers:
         if worker is None:
             worker = state.workers[hello.id] = Worker(hello.id, hello.incarnation, hello, peer, now)
         worker.hello, worker.peer, worker.lost_at, worker.heard_at = hello, peer, None, now
-        worker.draining = False
+        worker.draining = worker.suspect = worker.condemned = False
         worker.connection = hello.connection
         state.peers[peer] = worker
         self._placer.members_changed()
         state.send(peer, welcome)
         self._reconcile(now, worker, hello)
         state.log("info", "worker joined", worker=worker.id, host=hello.host, slots=hello.slots)
+        self._claims.joined(worker)
         for job in list(state.jobs.values()):
-            if not job.unplaced:
+            if not job.unplaced or job.claims is not None:
                 continue
-            if job.detached or self._outcomes.has_credit(state.clients[job.client]):
+            if self._outcomes.may_place(job):
                 self._outcomes.expect_loads(self._placer.joined(now, job, worker), job)
             else:
-                state.clients[job.client].starved = True
+                self._outcomes.starve(job)
 
     def _reconcile(self, now: float, worker: Worker, hello: m.Hello) -> None:
         """Hold what this scheduler believes of the worker against its inventory (DESIGN rule 1)."""
         state = self._state
         held: dict[str, set[tuple[int, int]]] = {}
         for entry in hello.held:
-            job = state.jobs.get(entry.job)
-            if job is None or job.epoch != entry.epoch:
-                state.send(worker.peer, m.Kill(entry.job, entry.epoch))
+            job = state.job(entry.job)
+            if job is None:  # perhaps of this scheduler's former life, and its client is about to claim it
+                at = now + state.settings.client_lease_s
+                state.timers.add(at, ("unclaimed", worker.id, entry.job, entry.epoch))
+            elif job.how or job.epoch != entry.epoch:
+                if job.claims is None:
+                    state.send(worker.peer, m.Kill(entry.job, entry.epoch))
             else:
                 held.setdefault(entry.job, set()).update(zip(entry.indices, entry.attempts, strict=True))
         for job in self._jobs_at(worker):
-            job.use(worker.id, job.reserved.get(worker.id, 0))
+            self._placer.used(job, worker, job.reserved.get(worker.id, 0))
             there = held.get(job.id, set())
             launched = job.launched_on(worker.id)
             # Not there: lost on the way to the worker, or its return was lost on the way here.
@@ -87,24 +98,31 @@ class Workers:
                 state.send(worker.peer, m.Cancel(reserved.job, reserved.epoch, reserved.round))
             elif reserved.count:
                 count = min(reserved.count, probes(job.tasks, job.spec.probe_ratio))
-                job.reserve(worker.id, count)
+                self._placer.reserved(job, worker, count)
                 job.probes -= count
                 job.workers.add(worker.id)
+
+    def due_unclaimed(self, now: float, worker_id: str, job_id: str, epoch: int) -> None:
+        """A worker had something of a job that was not known here: if nobody has claimed it since, it is in vain."""
+        worker = self._state.workers.get(worker_id)
+        if worker is not None and self._state.job(job_id) is None:
+            self._state.send(worker.peer, m.Kill(job_id, epoch))
 
     def lost(self, now: float, worker: Worker) -> None:
         """The connection is gone. Reservations and tasks stay for the grace; answers are not waited for."""
         worker.peer = None
         worker.lost_at = now
+        self._state.log("info", "worker disconnected", worker=worker.id)
         self._placer.members_changed()
-        self._state.timers.add(
-            now + self._state.settings.reconnect_grace_s, ("bury", worker.id, worker.incarnation, now)
-        )
+        grace_s = max(self._state.settings.reconnect_grace_s, GRACE_ROUND_TRIPS * worker.rtt_s)
+        self._state.timers.add(now + grace_s, ("bury", worker.id, worker.incarnation, now))
         for job in self._state.jobs.values():
             job.function_at.discard(worker.id)
         for job_id in self._placer.sampled(worker.id):
             self._placer.unsampled(now, self._state.jobs[job_id], worker.id)
             self._outcomes.place(now, self._state.jobs[job_id])
         self._clients.worker_gone(worker.id)
+        self._claims.worker_gone(now, worker.id)
 
     def bury(self, now: float, worker: Worker, why: str, *, guilty: bool = True) -> None:
         """The worker is gone: relaunch what it had, replace its reservations, answer for its recalls.
@@ -126,31 +144,49 @@ class Workers:
             job.function_at.discard(worker.id)
             back: list[int] = []
             for index in job.launched_on(worker.id):
-                deaths = self._one_death_more(job, index, worker, why) if guilty and index not in job.doomed else 0
+                counts = (guilty or job.spec.at_most_once) and index not in job.doomed
+                deaths = self._one_death_more(now, job, index, worker, why) if counts else 0
                 if deaths < job.spec.max_attempts or len(job.live(index)) > 1:
                     back.append(index)
                 else:
                     self._lose(now, job, index, worker, why)
+            self._tell_deaths(job, back)
+            job.urgent = job.urgent or bool(back)
             self._outcomes.take_back(now, job, worker.id, back, f"lost: {why}", killed=b"killed")
         for job in jobs:
             if job.id in state.jobs:
                 self._outcomes.place(now, job)
         self._clients.worker_gone(worker.id)
+        self._claims.worker_gone(now, worker.id)
+
+    def _tell_deaths(self, job: Job, indices: list[int]) -> None:
+        """The client keeps the count of deaths, for the next scheduler if this one dies (DESIGN rule 7)."""
+        dead = [index for index in indices if index in job.deaths]
+        if dead and job.keep is not None:
+            self._outcomes.save(job, job.keep, [], b"", [], deaths=dict(job.deaths))
+        if dead and not job.detached:
+            client = self._state.clients[job.client]
+            deaths = [job.deaths[index] for index in dead]
+            self._state.send(client.peer, m.Died(job.id, job.epoch, dead, deaths))
 
     def _jobs_at(self, worker: Worker) -> list[Job]:
         return [job for job in self._state.jobs.values() if worker.id in job.workers]
 
-    def _one_death_more(self, job: Job, index: int, worker: Worker, why: str) -> int:
+    def _one_death_more(self, now: float, job: Job, index: int, worker: Worker, why: str) -> int:
         deaths = job.deaths[index] = job.deaths.get(index, 0) + 1
         number = job.attempt_at(index, worker.id)
-        story = f"attempt {number} on {worker.id} ({worker.hello.host}, pid {worker.hello.pid}): {why}"
+        where = f"{worker.id} ({worker.hello.host}, pid {worker.hello.pid})"
+        story = f"attempt {number} on {where}: {why}; last heard {(now - worker.heard_at) * 1e3:.0f} ms before"
         job.stories.setdefault(index, []).append(story)
         return deaths
 
     def _lose(self, now: float, job: Job, index: int, worker: Worker, why: str) -> None:
         self._state.history.note(now, job, index, "lost", job.attempt_at(index, worker.id), worker.id, why)
         stories = "; ".join(job.stories[index])[-STORIES_CHARS_MAX:]
-        text = f"task {index} of job {job.id} is lost: {job.deaths[index]} workers died under it. {stories}"
+        deaths, told = job.deaths[index], len(job.stories[index])
+        died = "its worker died" if deaths == 1 else f"{deaths} workers died under it"
+        former = f" ({deaths - told} of them under a former scheduler)" if deaths > told else ""
+        text = f"task {index} of job {job.id} is lost: {died}{former}. {stories}"
         self._outcomes.end(now, job, [index], m.LOST, report.failure("TaskLost", text))
 
     def request(self, now: float, worker: Worker, message: m.Request) -> None:
@@ -162,7 +198,7 @@ class Workers:
             return
         allowed = self._outcomes.may_launch(job)
         if not allowed:
-            state.clients[job.client].starved = True
+            self._outcomes.starve(job)
         seconds = self._placer.requested(now, job, worker, message, allowed)
         if seconds:
             for index in seconds:
@@ -198,7 +234,7 @@ class Workers:
     def _settle(self, now: float, worker: Worker, job: Job, message: m.Result) -> None:
         """Results that are not all of the usual kind."""
         state = self._state
-        settled = job.results(message, now)
+        settled = job.results(message, worker.id, now)
         for place in settled.places:
             state.workers[place].launched -= 1
         worker.done += len(settled.over)
@@ -288,6 +324,59 @@ class Workers:
             if client is not None:  # else the job is detached
                 self._state.send(client.peer, message)
             self._outcomes.abort(now, job, "another scheduler has it, at a later epoch")
+
+    # -- what the assistant says
+
+    def judged(self, now: float, message: m.Verdict) -> None:
+        """The assistant has come to think so of these workers; of other incarnations than ours it says nothing."""
+        for judged in message.nodes:
+            worker = self._state.workers.get(judged.id)
+            if worker is None or worker.incarnation != judged.incarnation:
+                continue
+            if judged.state == "dead":
+                self._condemn(now, worker, judged.detail)
+            else:
+                worker.condemned = False
+                self._suspect(now, worker, judged.state == "suspect")
+
+    def _suspect(self, now: float, worker: Worker, suspect: bool) -> None:
+        """A suspect worker leaves sampling, and is asked: its answer is a veto, should it be declared dead."""
+        if worker.suspect != suspect:
+            worker.suspect = suspect
+            self._placer.members_changed()
+        if suspect:
+            self._ask(now, worker)
+
+    def _ask(self, now: float, worker: Worker) -> None:
+        worker.pinged_at = now
+        self._state.send(worker.peer, m.Ping(int(now * 1e3)))
+
+    def _condemn(self, now: float, worker: Worker, why: str) -> None:
+        """It is dead, unless this scheduler has just heard it: then it is asked until it falls silent (rule 8)."""
+        if worker.peer is not None and now - worker.heard_at < self._veto_s:
+            self._state.count("vetoed", int(not worker.condemned))
+            worker.condemned = True
+            self._suspect(now, worker, False)
+            self._ask(now, worker)
+            self._state.timers.add(now + self._veto_s, ("condemned", worker.id, worker.incarnation, why))
+        else:
+            self._state.count("declared_dead")
+            self._state.send(worker.peer, m.Goodbye("declared dead"))  # should it thaw, it comes back at once
+            self.bury(now, worker, f"the assistant declared it dead: {why}")
+
+    def due_condemned(self, now: float, worker_id: str, incarnation: int, why: str) -> None:
+        """A worker whose death was vetoed: has it been heard since?"""
+        worker = self._state.workers.get(worker_id)
+        if worker is not None and worker.incarnation == incarnation and worker.condemned:
+            self._condemn(now, worker, why)
+
+    def unadvised(self) -> None:
+        """No assistant is connected: nobody is suspect."""
+        for worker in self._state.workers.values():
+            worker.suspect = worker.condemned = False
+        self._placer.members_changed()
+
+    # -- workers that leave
 
     def goodbye(self, now: float, worker: Worker, message: m.Goodbye) -> None:
         """The worker drains (what it has not started comes back by itself) or leaves."""

@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 from sparrowmq.core.effects import AnyEffect, Log, ReclaimSlot, SpawnSlot, StartTasks
 from sparrowmq.core.endings import Endings, outcome
 from sparrowmq.core.queue import Entry, Queue
+from sparrowmq.core.report import failure
 from sparrowmq.core.slots import RETIRED, Batch, Paces, Slot
 from sparrowmq.core.timers import Timers
 from sparrowmq.limits import INT_MAX
@@ -92,6 +93,10 @@ class Workplace:
         """Return the length of the queue as a load probe reports it: reservations and pushed tasks."""
         return self.queue.reservations + self.queue.tasks
 
+    def recent_s(self) -> float:
+        """Return what tasks have lately taken here, 0 if nothing is known."""
+        return self._paces.recent_s
+
     def idle(self) -> Slot | None:
         """Return a slot with nothing to do, or None."""
         return next((slot for slot in self.slots if slot.ready and not slot.held_count and not slot.asked), None)
@@ -150,6 +155,22 @@ class Workplace:
                 held.append(m.Held(entry.job, entry.epoch, list(indices), list(attempts)))
         return held
 
+    def adopt(self, scheduler: str, job: str, epoch: int) -> list[Batch]:
+        """Put what slots hold of earlier epochs of this job under this one; return it. (What waited is gone by now.)
+
+        What is being killed stays as it is: nobody waits for how it ends.
+        """
+        adopted: list[Batch] = []
+        for slot in self.slots:
+            for batch in slot.held:
+                if batch.job != job or batch.epoch >= epoch:
+                    continue
+                if any((job, batch.epoch, index) in slot.kills for index in batch.indices):
+                    continue
+                batch.scheduler, batch.epoch = scheduler, epoch
+                adopted.append(batch)
+        return adopted
+
     # -- handing out
 
     def wanted(self, slot: Slot, entry: Entry, rtt_s: float) -> int:
@@ -183,7 +204,7 @@ class Workplace:
         backlog_s = 0.0
         for batch in slot.held:
             service_s = paces.service_s(batch.job) or paces.usual_s
-            if not service_s or batch.spec.timeout_s:
+            if not service_s or batch.spec.timeout_s or batch.spec.at_most_once:
                 return None
             backlog_s += service_s * len(batch.indices)
         for job, count in slot.asked.items():
@@ -194,8 +215,8 @@ class Workplace:
         return backlog_s
 
     def _alone(self, entry: Entry) -> bool:
-        """A pushed task with a timeout runs by itself, so that the clock starts when it does."""
-        return entry.tasks is not None and entry.tasks.spec.timeout_s > 0
+        """A pushed task runs by itself if its timeout's clock starts when it does, or if it may start only once."""
+        return entry.tasks is not None and (entry.tasks.spec.timeout_s > 0 or entry.tasks.spec.at_most_once)
 
     def hand(self, now: float, slot: Slot, task: m.Task, scheduler: str, function: m.Payload) -> None:
         """Give these tasks to a slot."""
@@ -235,8 +256,9 @@ class Workplace:
             self._paces.observe(batch.job, us, rtt_s)
             for other in self.slots:  # whose backlog may look different now
                 other.sated = False
-            if batch.spec.timeout_s:
-                self._paces.slow(batch.job)  # never more than one at a time, so that the clock starts when it does
+            if batch.spec.timeout_s or batch.spec.at_most_once:
+                # Never more than one at a time: a timeout's clock starts when it does, and none is lost with another.
+                self._paces.slow(batch.job)
         if slot.kills or slot.interrupted:
             slot.forget_settled()
         if 0 < self._settings.recycle_tasks <= slot.reported:
@@ -266,6 +288,8 @@ class Workplace:
         verdict = slot.ended()
         slot.crashes += not verdict
         for batch in slot.cut(0):
+            if batch.spec.at_most_once:
+                self._give_up_started(batch, current_seq, slot.kills)
             guilty = current_seq - batch.first_seq
             if 0 <= guilty < len(batch.indices):
                 status, payload = outcome(verdict, interrupted == current_seq, batch, cause)
@@ -280,6 +304,20 @@ class Workplace:
         if slot.crashes:
             self._effects.append(Log("error", "slot ended by itself", {"slot": number, "cause": cause}))
         self._timers.add(now + slot.respawn_after_s(), ("respawn", number))
+
+    def _give_up_started(self, batch: Batch, current_seq: int, kills: Container[tuple[str, int, int]]) -> None:
+        """A process is gone: what came before the task that it ran (0: none) may have ended; it may not start again."""
+        before = current_seq - batch.first_seq if current_seq else len(batch.indices)
+        rows = list(zip(batch.indices, batch.attempts, strict=True))
+        gone = [row for row in rows[: max(0, before)] if (batch.job, batch.epoch, row[0]) not in kills]
+        if not gone:
+            return
+        n, text = len(gone), "its process ended with the result, if there was one; it may start only once"
+        indices, attempts = [index for index, _ in gone], [attempt for _, attempt in gone]
+        self._report(batch, indices, attempts, bytes([m.LOST] * n), [0] * n, [failure("TaskLost", text)] * n)
+        left = [row for row in rows if row not in gone]
+        batch.first_seq += n
+        batch.indices[:], batch.attempts[:] = [index for index, _ in left], [attempt for _, attempt in left]
 
     def due_respawn(self, now: float, number: int) -> None:
         """A slot's process is to be started again."""

@@ -1,10 +1,10 @@
-"""Where a job's tasks go: the four policies of Sparrow (SOSP 2013, section 3), one small pure room each.
+"""Where a job's tasks go: the four policies of Sparrow (SOSP 2013, section 3) and "assisted", one small pure room each.
 
 Owns: the policies' names, what a scheduler has to know of each to drive it, and the names that users may
 type. Must not know: messages, schedulers or clocks. Workers are opaque hashable values here, and the random
 generator is passed in.
 
-The rooms: `uniform` (policy "random"), `per_task`, `batch`, `late_binding`; shared by them `spread`
+The rooms: `uniform` (policy "random"), `per_task`, `batch`, `late_binding`, `assisted`; shared by them `spread`
 (reservations over workers), `probe_ratio` (how many probes) and `load` (what a worker's load is).
 """
 
@@ -22,11 +22,15 @@ _SHOWN_CHARS_MAX: Final = 64  # of a wrong name, which may come from a peer
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What drives a policy: ``late`` leaves reservations instead of tasks, ``samples`` asks for loads first."""
+    """What drives a policy: ``late`` leaves reservations instead of tasks, ``samples`` asks for loads first.
+
+    ``hinted`` goes by load hints.
+    """
 
     name: str
     late: bool
     samples: bool
+    hinted: bool = False
 
 
 POLICIES: Final[Mapping[str, Policy]] = {
@@ -36,6 +40,7 @@ POLICIES: Final[Mapping[str, Policy]] = {
         Policy("per-task", late=False, samples=True),
         Policy("batch", late=False, samples=True),
         Policy("late-binding", late=True, samples=False),
+        Policy("assisted", late=True, samples=False, hinted=True),
     )
 }
 

@@ -174,6 +174,15 @@ def _check(message: m.AnyMessage) -> None:
         ok = len(returned.attempts) in (0, len(returned.indices))
     elif kind is m.Hello:
         ok = all(len(held.indices) == len(held.attempts) for held in cast(m.Hello, message).held)
+    elif kind is m.Claimed:
+        claimed = cast(m.Claimed, message)
+        ok = len(claimed.indices) == len(claimed.attempts)
+    elif kind is m.Died:
+        died = cast(m.Died, message)
+        ok = len(died.indices) == len(died.deaths)
+    elif kind is m.Hints:
+        hints = cast(m.Hints, message)
+        ok = len(hints.workers) == len(hints.waits_us)
     else:
         return
     if not ok:

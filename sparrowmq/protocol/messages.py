@@ -88,6 +88,9 @@ from sparrowmq.protocol.records import (
     JobStatus as JobStatus,
 )
 from sparrowmq.protocol.records import (
+    Judged as Judged,
+)
+from sparrowmq.protocol.records import (
     Reserved as Reserved,
 )
 from sparrowmq.protocol.records import (
@@ -135,6 +138,8 @@ Payloads = Annotated[list[Payload], Meta(max_length=limits.TASKS_PER_JOB_MAX)]
 # Roles of a connection's sender.
 CLIENT: Final = "client"
 WORKER: Final = "worker"
+SCHEDULER: Final = "scheduler"  # of beats only
+ASSISTANT: Final = "assistant"
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -215,12 +220,16 @@ class Rejected(Message, frozen=True, tag=6):
 
 
 class Probe(Message, frozen=True, tag=7):
-    """Scheduler to worker: leave ``count`` reservations; count 0 only asks for the load (SOSP 2013, 3.2-3.5)."""
+    """Scheduler to worker: leave ``count`` reservations; count 0 only asks for the load (SOSP 2013, 3.2-3.5).
+
+    ``first``: at the head of the queue, for tasks that were lost with a worker.
+    """
 
     job: Text
     epoch: Count
     round: Count
     count: Count
+    first: bool = False
 
 
 class Load(Message, frozen=True, tag=8):
@@ -457,8 +466,59 @@ class Drain(Message, frozen=True, tag=30):
     grace_s: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 0.0
 
 
+class Verdict(Message, frozen=True, tag=31):
+    """Assistant to scheduler: what it has come to think of workers; first, on a connection, of all that are not alive.
+
+    ``term`` is the fencing token of its lease: one below another that the scheduler has seen is ignored. The scheduler
+    leaves a suspect worker out of sampling, and gives a dead one up unless it has just heard it itself.
+    """
+
+    term: Count
+    nodes: Annotated[list[Judged], Meta(max_length=limits.STATUS_ROWS_MAX)]
+
+
+class Hints(Message, frozen=True, tag=32):
+    """Assistant to scheduler: the workers to probe first, its share; parallel lists.
+
+    No two schedulers are given the same worker. ``waits_us``: what others have left there is expected to keep a task
+    waiting so long, by the worker's last beat.
+    """
+
+    term: Count
+    workers: Annotated[list[Text], Meta(max_length=limits.STATUS_ROWS_MAX)]
+    waits_us: Annotated[list[Count], Meta(max_length=limits.STATUS_ROWS_MAX)]
+
+
+class Claim(Message, frozen=True, tag=33):
+    """Scheduler to worker: this job is mine from this epoch on; hand over what you hold of earlier ones (rule 13)."""
+
+    job: Text
+    epoch: Count
+
+
+class Claimed(Message, frozen=True, tag=34):
+    """Worker to scheduler: these attempts run here, or have ended and their results follow. The answer to `Claim`.
+
+    What waited of earlier epochs is dropped.
+    """
+
+    job: Text
+    epoch: Count
+    indices: Indices
+    attempts: Attempts
+
+
+class Died(Message, frozen=True, tag=35):
+    """Scheduler to client: so many workers have died under each of these tasks so far (for `Submit.deaths`)."""
+
+    job: Text
+    epoch: Count
+    indices: Indices
+    deaths: Attempts
+
+
 AnyMessage = (
     Hello | Welcome | Refused | Submit | Accepted | Rejected | Probe | Load | Request | Task | NoOp | Cancel
     | Recall | Returned | Result | ResultAck | Outcome | OutcomeAck | Stale | Kill | Query | Subscribe | Status
-    | Ping | Pong | Goodbye | Output | Follow | Followed | Drain
+    | Ping | Pong | Goodbye | Output | Follow | Followed | Drain | Verdict | Hints | Claim | Claimed | Died
 )  # fmt: skip

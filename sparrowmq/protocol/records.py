@@ -59,6 +59,10 @@ class JobSpec(msgspec.Struct, frozen=True, array_like=True):
     # A second attempt for a task that runs longer than this quantile of its siblings, or than so many seconds; 0: none.
     hedge_quantile: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
     hedge_after_s: Annotated[float, Meta(ge=0.0, le=limits.TIMEOUT_S_MAX)] = 0.0
+    # No task is ever started twice: where its worker or its scheduler dies, and it may have started, it is lost.
+    at_most_once: bool = False
+    # Specification and outcomes are kept in Redis: the job survives its client and its scheduler.
+    durable: bool = False
 
 
 class Reserved(msgspec.Struct, frozen=True, array_like=True):
@@ -79,6 +83,16 @@ class Held(msgspec.Struct, frozen=True, array_like=True):
     attempts: Attempts
 
 
+class Judged(msgspec.Struct, frozen=True, array_like=True):
+    """What an assistant thinks of one node, of this incarnation."""
+
+    id: Text
+    incarnation: Count
+    state: Text  # "alive", "suspect", "dead"
+    silent_ms: Count = 0  # since its last beat
+    detail: Detail = ""
+
+
 class WorkerStatus(msgspec.Struct, frozen=True, array_like=True):
     """One worker as one scheduler sees it."""
 
@@ -86,7 +100,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, array_like=True):
     host: Text
     pid: Count
     slots: Count
-    state: Text  # "alive", "draining", "lost"
+    state: Text  # "alive", "suspect", "draining", "lost"
     reservations: Count  # that this scheduler has left there
     launched: Count  # tasks of this scheduler that are there
     done: Count
@@ -129,7 +143,9 @@ class Event(msgspec.Struct, frozen=True, array_like=True):
     """One thing that happened to a task."""
 
     unix_s: Amount
-    kind: Text  # "submitted", "launched", "returned", "lost", "failed", "retried", "hedged", or a final status
+    kind: (
+        Text  # "submitted", "launched", "adopted", "returned", "lost", "failed", "retried", "hedged", or a final status
+    )
     attempt: Count = 0
     worker: Text = ""
     detail: Detail = ""

@@ -1,10 +1,10 @@
 """A whole cluster of machines in virtual time: what the runtime does with sockets, processes and Redis, in memory.
 
-Owns: which nodes there are, the registry, faults, what clients ask for, what was executed and shown. Must not know: how
-any machine decides.
+Owns: which nodes there are, who hears of which schedulers, faults, what clients ask for, what was executed and shown.
+Must not know: how any machine decides.
 
 Everything random comes from one seed, so that a run can be repeated. `engine` has the time, `network` the connections,
-`node` the processes.
+`node` the processes, `store` what is in Redis.
 """
 
 from __future__ import annotations
@@ -19,21 +19,26 @@ import msgspec
 from sparrowmq import ids
 from sparrowmq.core import effects as fx
 from sparrowmq.core import invariants
+from sparrowmq.core.assistant import Assistant
 from sparrowmq.core.node_monitor import NodeMonitor
 from sparrowmq.core.scheduler import Scheduler
 from sparrowmq.core.session import Session
 from sparrowmq.protocol import messages as m
-from sparrowmq.settings import ClientSettings, SchedulerSettings, WorkerSettings
+from sparrowmq.protocol.beats import Beat
+from sparrowmq.settings import AssistantSettings, ClientSettings, SchedulerSettings, WorkerSettings
+from sparrowmq.sim.canary import CanaryThread
 from sparrowmq.sim.engine import Engine
 from sparrowmq.sim.journal import Journal
 from sparrowmq.sim.network import Network
 from sparrowmq.sim.node import Machine, Node
 from sparrowmq.sim.observer import Observer
 from sparrowmq.sim.slot import PIPE_S, SimSlot, Work
+from sparrowmq.sim.store import UNIX_S, UP, Line, Record, SimStore
 from sparrowmq.sim.wires import Wire
 
 PACKAGE: Final = "0.0.0"
 PYTHON: Final = "3.11"
+BACK_S: Final = 1.0  # within which a process finds out that the store is back
 
 Check = Callable[[Any, Sequence[fx.AnyEffect]], None]
 Tell = Callable[[str, fx.AnyEffect], None]
@@ -45,7 +50,9 @@ class Cluster(Engine):
     ``check`` is called with each machine and its effects after each of its events; True is `invariants.check`.
     ``record`` keeps what was executed and shown, and holds it against what schedulers reported; a run of a million
     tasks does without, and gets what sessions tell their clients by ``tell``. ``pipe_s``: from a node monitor to its
-    slots, and back.
+    slots, and back. ``registry_s``: of an operation of the store. ``beats``: workers and schedulers beat, as their
+    settings say; without, nothing is spent on it. ``expiring``: the record of a scheduler that is paused ends after
+    ``ttl_s``, as that of one that has crashed.
     """
 
     def __init__(
@@ -64,6 +71,9 @@ class Cluster(Engine):
         scheduler: SchedulerSettings | None = None,
         worker: WorkerSettings | None = None,
         client: ClientSettings | None = None,
+        assistant: AssistantSettings | None = None,
+        beats: bool = False,
+        expiring: bool = False,
         costs_s: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
@@ -84,8 +94,17 @@ class Cluster(Engine):
         self._record = record
         self._tell = tell
         self._costs_s = costs_s or {}
-        self._settings = (scheduler or SchedulerSettings(), worker or WorkerSettings(), client or ClientSettings())
-        self._registry: dict[str, str] = {}
+        self.store = SimStore(self, self.rng, registry_s, encode=encode)
+        silent: dict[str, Any] = {} if beats else {"beat_interval_s": 0.0}
+        self._settings = (
+            msgspec.structs.replace(scheduler or SchedulerSettings(), **silent),
+            msgspec.structs.replace(worker or WorkerSettings(), **silent),
+            client or ClientSettings(),
+            assistant or AssistantSettings(),
+        )
+        self._beats = beats
+        self._expiring = expiring
+        self._removals_from = 0.0  # after an outage of the store no scheduler is forgotten before this moment
         self._queries = 0
 
     @property
@@ -138,6 +157,18 @@ class Cluster(Engine):
 
         return self._add(id, "client", make)
 
+    def add_assistant(self, id: str = "") -> str:
+        """Start an assistant; return its id. The cluster must beat."""
+        assert self._beats, "a cluster without beats has nothing for an assistant to hear"
+
+        def make(node: Node) -> Machine:
+            return Assistant(
+                id=node.id, incarnation=node.starts, settings=self._settings[3], package=PACKAGE, host="box",
+                pid=node.starts, unix_offset_s=UNIX_S,
+            )  # fmt: skip
+
+        return self._add(id, "assistant", make)
+
     def add_observer(self, id: str = "") -> str:
         """Start a client that does what `say` tells it; return its id."""
 
@@ -167,6 +198,10 @@ class Cluster(Engine):
     def client(self, id: str = "client-1") -> Session:
         """Return a client's machine."""
         return cast(Session, self.nodes[id].machine)
+
+    def assistant(self, id: str = "assistant-1") -> Assistant:
+        """Return an assistant's machine."""
+        return cast(Assistant, self.nodes[id].machine)
 
     # -- what clients do
 
@@ -232,7 +267,8 @@ class Cluster(Engine):
         for slot in node.slots:
             slot.vanish()
         if node.kind == "scheduler":
-            self.later(0.0 if node.leaving else self._ttl_s, self._unregister, id, node.address)
+            at_once = node.leaving and self.store.state == UP
+            self.later(0.0 if at_once else self._ttl_s, self._unregister, id, node.address)
 
     def restart(self, id: str) -> None:
         """Start a node that is down (or for the first time)."""
@@ -240,11 +276,14 @@ class Cluster(Engine):
         node = self.nodes[id]
         node.starts += 1
         node.up, node.leaving, node.wakes_at = True, "", None
-        node.machine = node.make(node)
+        node.machine, node.line, node.known = node.make(node), Line(), {}
         if node.kind == "scheduler":
-            self._registry[id] = node.address
-            self._announce()
+            self._register(node, node.starts)
+            if self._beats:
+                node.step(node.machine.start)
             return
+        if node.kind == "assistant":
+            CanaryThread(node, self.store, self._settings[3])
         if node.kind == "worker":
             node.step(node.machine.start)
         self.later(self._registry_s, self._inform, node, node.starts)
@@ -252,7 +291,11 @@ class Cluster(Engine):
     def pause(self, id: str) -> None:
         """Stop a node (SIGSTOP): its connections stay, it does nothing."""
         self._note(id, "pause")
-        self.nodes[id].paused = True
+        node = self.nodes[id]
+        node.paused = True
+        node.pauses += 1
+        if self._expiring and node.kind == "scheduler":
+            self.later(self._ttl_s, self._expire, node, node.pauses)
 
     def resume(self, id: str) -> None:
         """Let a paused node go on."""
@@ -260,6 +303,8 @@ class Cluster(Engine):
         if node.paused:
             self._note(id, "resume")
             node.resume()
+            if (self._beats or self._expiring) and node.up and node.kind == "scheduler":
+                self.later(BACK_S * self.rng.random(), self._register, node, node.starts)
 
     def reset(self, one: str, other: str) -> None:
         """Reset the connection between two nodes: what is under way is lost."""
@@ -291,6 +336,25 @@ class Cluster(Engine):
         if node.kind == "scheduler":
             self._unregister(id, node.address)
         node.step(node.machine.drain, self.now + within_s)
+
+    def turn_store(self, state: str) -> None:
+        """From now on the store is "up", "down" (it answers with errors) or "hung" (it does not answer)."""
+        self._note("store", state)
+        before = self.store.state
+        self.store.turn(state)
+        if state != UP or before == UP:
+            return
+        self._removals_from = self.now + self._ttl_s
+        for node in self.nodes.values():
+            if node.kind == "scheduler":
+                self.later(BACK_S * self.rng.random(), self._register, node, node.starts)
+        self.later(BACK_S, self._announce)
+        self.later(self._ttl_s, self._announce)
+
+    def empty_store(self) -> None:
+        """All that the store had is lost."""
+        self._note("store", "emptied")
+        self.store.empty()
 
     def _note(self, id: str, what: str, detail: str = "") -> None:
         if self.journal is not None:
@@ -353,20 +417,58 @@ class Cluster(Engine):
         if isinstance(message, m.Outcome):
             self.history.committed(message)
 
-    # -- the registry
+    # -- what is told to the store, and heard of it
 
-    def _unregister(self, id: str, address: str) -> None:
-        if self._registry.get(id) == address:
-            del self._registry[id]
+    def deposit(self, node: Node, beat: Beat) -> None:
+        """A machine has given its store thread a beat."""
+        self.store.deposit(node.line, beat)
+
+    def condemn(self, effect: fx.Condemn) -> None:
+        """An assistant has a scheduler marked as dead."""
+
+        def act() -> None:
+            record = self.store.records.get(effect.scheduler)
+            if record is not None and record.incarnation == effect.incarnation and not record.dead:
+                self.store.records[effect.scheduler] = record._replace(dead=True)
+                self._announce()
+
+        self.store.call(act, lambda done, nothing: None)
+
+    def _register(self, node: Node, starts: int) -> None:
+        """A scheduler writes its record, unless it has the same there; while the store is away it tries later."""
+        if node.starts != starts or not node.up or node.paused or node.leaving or self.store.state != UP:
+            return
+        record = Record(node.address, starts)
+        if self.store.records.get(node.id) != record:
+            self.store.records[node.id] = record
             self._announce()
 
+    def _unregister(self, id: str, address: str) -> None:
+        record = self.store.records.get(id)
+        if record is not None and record.address == address:
+            del self.store.records[id]
+            self._announce()
+
+    def _expire(self, node: Node, pauses: int) -> None:
+        if node.paused and node.pauses == pauses:
+            self._unregister(node.id, node.address)
+
     def _announce(self) -> None:
-        """Tell workers and clients which schedulers there are, each after its own delay."""
+        """Tell workers, clients and assistants which schedulers there are, each after its own delay."""
         for node in self.nodes.values():
             if node.kind != "scheduler":
                 delay_s = self._registry_s * self.rng.uniform(0.5, 1.5)
                 self.later(delay_s, self._inform, node, node.starts)
 
     def _inform(self, node: Node, starts: int) -> None:
-        if node.starts == starts:
-            node.step(node.machine.schedulers_changed, dict(self._registry))
+        if node.starts != starts or self.store.state != UP:
+            return  # what changes while the store is away is heard when it is back
+        records = self.store.records
+        found = {**node.known, **records} if self.now < self._removals_from else dict(records)
+        node.known = found
+        addresses = {id: record.address for id, record in found.items()}
+        if self._beats and node.kind == "client":
+            dead = {id: record.incarnation for id, record in found.items() if record.dead}
+            node.step(node.machine.schedulers_changed, addresses, dead)
+        else:
+            node.step(node.machine.schedulers_changed, addresses)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sparrowmq.core import effects as fx
+from sparrowmq.core.assistant import Assistant
 from sparrowmq.core.node_monitor import NodeMonitor
 from sparrowmq.core.scheduler import Scheduler
 from sparrowmq.core.session import Session
@@ -17,22 +18,23 @@ from sparrowmq.protocol import messages as m
 from sparrowmq.sim.network import End
 from sparrowmq.sim.observer import Observer
 from sparrowmq.sim.slot import SimSlot
+from sparrowmq.sim.store import Line, Record
 
 if TYPE_CHECKING:
     from sparrowmq.sim.cluster import Cluster
 
-Machine = Scheduler | NodeMonitor | Session | Observer
+Machine = Scheduler | NodeMonitor | Session | Assistant | Observer
 
 
 class Node:
-    """A process. ``kind``: "scheduler", "worker", "client" or "observer".
+    """A process. ``kind``: "scheduler", "worker", "client", "assistant" or "observer".
 
     ``cost_s`` is the processor time that a message takes it, received or sent; messages queue for the processor.
     """
 
     __slots__ = (
-        "backlog", "busy_until", "cluster", "connections", "cost_s", "id", "kind", "leaving", "machine", "make",
-        "paused", "slots", "starts", "up", "wakes_at",
+        "backlog", "busy_until", "cluster", "connections", "cost_s", "id", "kind", "known", "leaving", "line",
+        "machine", "make", "paused", "pauses", "slots", "starts", "up", "wakes_at",
     )  # fmt: skip
 
     def __init__(
@@ -47,11 +49,14 @@ class Node:
         self.starts = 0  # how often it was started: its incarnation
         self.up = False
         self.paused = False
+        self.pauses = 0  # how often it was paused
         self.leaving = ""  # the reason of its Exit
         self.backlog: list[Callable[[], None]] = []  # what has come while it was paused
         self.connections: dict[fx.Peer, End] = {}
         self.slots: list[SimSlot] = []
         self.wakes_at: float | None = None
+        self.line = Line()  # to the store
+        self.known: dict[str, Record] = {}  # schedulers that it was told of
         self.machine: Any = None
 
     @property
@@ -195,6 +200,11 @@ class Node:
                 end = self.connections.get(effect.peer)
                 if end is not None:
                     self.cluster.network.close(end)
+            case fx.Deposit():
+                self.cluster.deposit(self, effect.beat)
+            case fx.Condemn():
+                self.cluster.condemn(effect)
+                self.cluster.tell(self, effect)
             case fx.Exit():
                 self.leaving = effect.reason
                 self.cluster.tell(self, effect)

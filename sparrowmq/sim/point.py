@@ -24,7 +24,7 @@ from sparrowmq import ids, limits
 from sparrowmq.core import effects as fx
 from sparrowmq.errors import SparrowError
 from sparrowmq.protocol import messages as m
-from sparrowmq.settings import ClientSettings, SchedulerSettings, WorkerSettings
+from sparrowmq.settings import AssistantSettings, ClientSettings, SchedulerSettings, WorkerSettings
 from sparrowmq.sim import omniscient, workload
 from sparrowmq.sim.cluster import Cluster
 from sparrowmq.sim.setup import JOBS_MAX, OMNISCIENT, Setup, rate_jobs_per_s
@@ -64,6 +64,7 @@ class Row(msgspec.Struct, frozen=True):
     unfinished: int  # jobs that count and were not over at the horizon
     virtual_s: float
     events: int
+    delay_p95_ms: float | None = None
 
 
 class _Tally:
@@ -196,8 +197,10 @@ class _Run:
             record=False,
             tell=self._tell,
             scheduler=_scheduler(setup),
-            worker=_worker(),
+            worker=_worker(setup),
             client=_client(),
+            assistant=_assistant(setup),
+            beats=setup.beats_s > 0.0,
             costs_s={"scheduler": setup.scheduler_cost_s, "worker": setup.worker_cost_s},
         )
         self._build()
@@ -209,6 +212,8 @@ class _Run:
         schedulers = [cluster.add_scheduler() for _ in range(setup.schedulers)]
         for _ in range(setup.workers):
             cluster.add_worker(slots=setup.slots)
+        if setup.beats_s:
+            cluster.add_assistant()
         machines = [cluster.scheduler(id) for id in schedulers]
         for _ in range(int(SETTLE_S_MAX / SETTLE_S)):
             cluster.run(SETTLE_S)
@@ -291,13 +296,20 @@ def _scheduler(setup: Setup) -> SchedulerSettings:
         cancellation=setup.cancellation,
         ping_interval_s=_PING_S,
         silent_after_s=_SILENT_S,
+        beat_interval_s=setup.beats_s,
         limits=bounds,
     )
 
 
-def _worker() -> WorkerSettings:
+def _worker(setup: Setup) -> WorkerSettings:
     bounds = limits.WorkerLimits(job_records=_JOB_RECORDS)
-    return WorkerSettings(ping_interval_s=_PING_S, silent_after_s=_SILENT_S, limits=bounds)
+    return WorkerSettings(
+        ping_interval_s=_PING_S, silent_after_s=_SILENT_S, beat_interval_s=setup.beats_s, limits=bounds
+    )
+
+
+def _assistant(setup: Setup) -> AssistantSettings:
+    return AssistantSettings(hint_interval_s=setup.beats_s)
 
 
 def _client() -> ClientSettings:
@@ -319,7 +331,7 @@ def _without_collection() -> Iterator[None]:
 
 
 def _row(setup: Setup, tally: _Tally, messages: int, events: int) -> Row:
-    responses_s, short_s = sorted(tally.responses_s), sorted(tally.short_s)
+    responses_s, short_s, delays_s = sorted(tally.responses_s), sorted(tally.short_s), sorted(tally.delays_s)
     return Row(
         policy=setup.policy,
         load=setup.load,
@@ -327,7 +339,8 @@ def _row(setup: Setup, tally: _Tally, messages: int, events: int) -> Row:
         median_ms=_quantile_ms(responses_s, 0.5),
         p95_ms=_quantile_ms(responses_s, 0.95),
         p99_ms=_quantile_ms(responses_s, 0.99),
-        delay_p50_ms=_quantile_ms(sorted(tally.delays_s), 0.5),
+        delay_p50_ms=_quantile_ms(delays_s, 0.5),
+        delay_p95_ms=_quantile_ms(delays_s, 0.95),
         probe_ratio=setup.probe_ratio,
         cancellation=setup.cancellation,
         short_median_ms=_quantile_ms(short_s, 0.5),

@@ -22,7 +22,8 @@ from sparrowmq.sim.workload import Workload, mean_job_s
 from sparrowmq.sim.workload import check as check_workload
 
 OMNISCIENT: Final = "omniscient"  # the central queue of sim/omniscient.py
-POLICIES: Final = ("random", "per-task", "batch", "late-binding", OMNISCIENT)  # as SOSP 2013, Fig 3, lists them
+PAPER_POLICIES: Final = ("random", "per-task", "batch", "late-binding", OMNISCIENT)  # as SOSP 2013, Fig 3, lists them
+POLICIES: Final = (*PAPER_POLICIES[:-1], "assisted", OMNISCIENT)
 JOBS_MAX: Final = 10_000_000  # with those of the warm-up
 OPEN_JOBS_MAX: Final = 100_000  # of a scheduler that gets more than it can place
 SLOTS_MAX: Final = 1_000_000  # of all workers
@@ -42,6 +43,7 @@ class Setup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     probe_ratio: float = 2.0
     cancellation: bool = True  # withdraw reservations when the last task is placed (SOSP 2013, section 3.6)
     eager: bool = False  # give a task at once to a worker that seems idle (not in the paper)
+    beats_s: float = 0.0  # between two beats, and two hints of an assistant; 0: there are none
     seed: int = 1
     warm_up_s: float = 0.5
     horizon_s: float = 0.0  # stop at this virtual time; 0: when all jobs are over
@@ -75,6 +77,7 @@ _RANGES: Final[Mapping[str, _Range]] = {
     "schedulers": _Range(1, WorkerLimits().schedulers),
     "jobs": _Range(1, JOBS_MAX),
     "probe_ratio": _Range(1.0, PROBE_RATIO_MAX),
+    "beats_s": _Range(0.0, 10.0),
     "seed": _Range(-INT_MAX, INT_MAX),
     "warm_up_s": _Range(0.0, 1e6),
     "horizon_s": _Range(0.0, 1e7),

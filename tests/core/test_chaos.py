@@ -151,8 +151,11 @@ class Scenario:
                     times = [event.unix_s for event in row.events]
                     assert times == sorted(times), row
                     assert (row.events[0].kind, row.events[-1].kind) == ("submitted", row.state), row
-                    launches = [event.attempt for event in row.events if event.kind in ("launched", "hedged")]
-                    assert launches == list(range(1, row.attempts + 1)), row
+                    launches = [
+                        event.attempt for event in row.events if event.kind in ("launched", "hedged", "adopted")
+                    ]
+                    adopted = [event.attempt for event in row.events if event.kind == "adopted"]
+                    assert launches == list(range(adopted[0] if adopted else 1, row.attempts + 1)), row
                     again = sum(event.kind == "hedged" for event in row.events)
                     assert again <= 1 + sum(event.kind in ("returned", "lost", "failed") for event in row.events), row
         for job_id, _, _ in self.jobs:

@@ -153,8 +153,8 @@ def test_a_task_whose_workers_die_is_lost_and_each_attempt_is_named() -> None:
     assert (status, kind) == (m.LOST, "TaskLost")
     assert text == (
         f"task 0 of job {job} is lost: 2 workers died under it. "
-        "attempt 1 on worker-1 (box, pid 1): its connection was lost; "
-        "attempt 2 on worker-1 (box, pid 2): its connection was lost"
+        "attempt 1 on worker-1 (box, pid 1): its connection was lost; last heard 510 ms before; "
+        "attempt 2 on worker-1 (box, pid 2): its connection was lost; last heard 505 ms before"
     )
     assert runs(world, job) == [2]
 

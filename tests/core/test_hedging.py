@@ -114,7 +114,8 @@ def test_both_attempts_end_in_vain() -> None:
     for worker in ("w1", "w2"):
         world.lose(worker)
         world.wait(0.06)
-    [lost] = world.to(CLIENT)
+    died, lost = world.to(CLIENT)
+    assert died == m.Died("a", 0, [0], [1])
     assert isinstance(lost, m.Outcome)
     assert lost.statuses == bytes([m.LOST])
 
@@ -131,6 +132,7 @@ def test_a_task_is_not_lost_while_its_other_attempt_runs() -> None:
     world.lose("w1")
     world.wait(0.06)
     assert world.job().deaths == {0: 2}
+    world.said()
     world.hear("w2", result([0], attempt=3))
     assert world.to(CLIENT) == [outcome(1, [0])]
 

@@ -76,7 +76,7 @@ def test_what_is_unusual_stands_between_with_the_launch_that_it_happened_to() ->
         (1.0, "launched", 1, "w1", ""),
         (1.1, "returned", 1, "w1", "slow"),
         (1.1, "launched", 2, "w2", ""),
-        (1.15, "lost", 2, "w2", "its connection was lost"),
+        (1.11, "lost", 2, "w2", "its connection was lost"),
         (1.2, "launched", 3, "w1", ""),
         (1.2, "failed", 3, "w1", ""),
         (1.4, "retried", 0, "", "after 1 failures"),

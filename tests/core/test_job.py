@@ -34,7 +34,7 @@ def ended(record: Job, message: m.Result, now: float = 11.0) -> Settled:
         n = len(message.indices)
         assert record.launched == before - n
         return Settled(list(range(n)), bytearray(n), ["w1"] * n)
-    return record.results(message, now)
+    return record.results(message, "w1", now)
 
 
 NOTHING = Settled(ignored=1)
@@ -167,7 +167,7 @@ def test_runs_are_settled_as_single_tasks_are(steps: list[tuple[int, ...]], shar
         indices = [index for index in range(step[0], sum(step)) if index < 10]
         message = result(indices, [quick.attempts[index] for index in indices])
         ended(quick, message)
-        plain.results(message, 11.0)
+        plain.results(message, "w1", 11.0)
         for name in ("state", "attempts", "place", "end_times", "service_us", "counts", "launched", "unplaced"):
             assert getattr(quick, name) == getattr(plain, name), name
         assert quick._payloads == plain._payloads

@@ -25,7 +25,10 @@ class World:
     def __init__(self, *, slots: int = 1, schedulers: int = 1, bounds: WorkerLimits | None = None, **settings: Any):
         self.now = 1.0
         self.machine = NodeMonitor(
-            id="w1", incarnation=7, slots=slots, settings=WorkerSettings(limits=bounds or WorkerLimits(), **settings)
+            id="w1",
+            incarnation=7,
+            slots=slots,
+            settings=WorkerSettings(limits=bounds or WorkerLimits(), beat_interval_s=0.0, **settings),
         )
         self.machine.start(self.now)
         self.addresses = {f"s{k}": f"at s{k}" for k in range(1, schedulers + 1)}
@@ -99,7 +102,7 @@ def hello(**fields: Any) -> m.Hello:
 
 
 def test_it_says_hello_to_every_scheduler_and_is_quiet_until_welcomed() -> None:
-    machine = NodeMonitor(id="w1", incarnation=7, slots=1, settings=WorkerSettings())
+    machine = NodeMonitor(id="w1", incarnation=7, slots=1, settings=WorkerSettings(beat_interval_s=0.0))
     machine.start(0.0)
     machine.schedulers_changed(0.0, {"s1": "at s1", "s2": "at s2"})
     assert machine.take_effects() == [

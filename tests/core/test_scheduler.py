@@ -213,13 +213,25 @@ def test_an_inventory_settles_what_was_lost_on_the_way() -> None:
     world.hear("new", hello(m.WORKER, "w1", held=inventory, reserved=reserved))
     assert world.said() == [
         fx.Send("new", m.Welcome("s1", 7, "")),
-        fx.Send("new", m.Kill("z", 0)),
         fx.Send("new", m.Cancel("z", 0, 2)),
         fx.Send("new", m.Probe("a", 0, 1, 2)),  # its share of the 3 that are unplaced is 6: 4 are there
     ]
     assert world.job().launched_on("w1") == [0]
     assert (world.job().unplaced, world.job().reserved) == (3, {"w1": 6})
     assert world.job().relaunches == 2
+
+
+@pytest.mark.parametrize("claimed", [False, True])
+def test_what_is_not_known_here_is_ended_unless_somebody_claims_it(claimed: bool) -> None:
+    """It may be of this scheduler's former life, and the client on its way."""
+    world = World(workers=1, client_lease_s=2.0, silent_after_s=60.0)
+    world.hear("w2", hello(m.WORKER, "w2", held=[m.Held("a", 0, [0], [1])]))
+    assert world.to("w2") == [m.Welcome("s1", 7, "")]
+    if claimed:
+        world.hear(CLIENT, submit(1, epoch=1))
+    world.wait(2.1)
+    kills = [message for message in world.to("w2") if isinstance(message, m.Kill)]
+    assert kills == ([] if claimed else [m.Kill("a", 0)])
 
 
 def test_two_attempts_of_a_task_in_an_inventory_are_told_apart() -> None:
@@ -250,10 +262,10 @@ def test_a_lost_worker_has_a_grace_and_is_then_replaced() -> None:
     world.hear("w1", m.Request(1, "a", 0, 1, 1))
     world.said()
     world.lose("w1")
-    world.wait(0.04)
+    world.wait(0.009)
     assert world.said() == []
-    world.wait(0.02)
-    assert world.said() == [fx.Send("w2", m.Probe("a", 0, 2, 2))]
+    world.wait(0.002)
+    assert world.said() == [fx.Send(CLIENT, m.Died("a", 0, [0], [1])), fx.Send("w2", m.Probe("a", 0, 2, 2, True))]
     world.hear("w2", m.Request(1, "a", 0, 2, 1))
     assert world.to("w2") == [task(1, [0], [2], round=2), m.Cancel("a", 0, 2)]
     world.hear("w2", result([0], attempt=1))  # of the first attempt, wherever it comes from: it was issued
@@ -375,8 +387,10 @@ def test_a_job_may_be_submitted_again() -> None:
     assert world.said() == [
         fx.Send("w1", m.Cancel("a", 0, 1)),
         fx.Send(CLIENT, m.Accepted("a", 2, 1)),
-        fx.Send("w1", m.Probe("a", 2, 1, 2)),
+        fx.Send("w1", m.Claim("a", 2)),
     ]
+    world.hear("w1", m.Claimed("a", 2, [], []))
+    assert world.said() == [fx.Send("w1", m.Probe("a", 2, 1, 2))]
     world.hear(CLIENT, submit(2, epoch=1))
     assert world.said() == [fx.Send(CLIENT, m.Stale("a", 2))]
 
@@ -485,6 +499,10 @@ def test_nothing_is_launched_for_a_client_that_is_away() -> None:
     world.hear("w1", m.Request(1, "a", 0, 1, 2))
     assert world.said() == [fx.Send("w1", m.NoOp(1, 2))]
     world.hear("new", hello(m.CLIENT, "c1", jobs=["a"]))
+    assert world.said() == [fx.Send("new", m.Welcome("s1", 7, "", ["a"])), fx.Send("new", m.Ping(1))]
+    world.hear("w1", m.Request(2, "a", 0, 1, 1))  # what it sent before this scheduler stood still proves nothing
+    assert world.said() == [fx.Send("w1", m.NoOp(2, 1))]
+    world.hear("new", m.Pong(1))
     assert world.to("w1") == [m.Probe("a", 0, 2, 2)]
 
 

@@ -6,13 +6,20 @@ import msgspec
 import pytest
 
 from sparrowmq.core import effects as fx
+from sparrowmq.core import invariants
+from sparrowmq.core.assistant import Arrival, Assistant
+from sparrowmq.core.job import Job
+from sparrowmq.core.judge import DEAD, SUSPECT, Judge
+from sparrowmq.core.node_monitor import NodeMonitor
 from sparrowmq.protocol import messages as m
-from sparrowmq.settings import SchedulerSettings, WorkerSettings
+from sparrowmq.protocol.beats import Beat
+from sparrowmq.settings import AssistantSettings, SchedulerSettings, WorkerSettings
+from sparrowmq.sim.slot import Work
 from sparrowmq.sim.wires import Constant, Wire
 from tests.core import test_node_monitor as worker
 from tests.core import test_session as client
 from tests.support.scheduler import CLIENT, World, hello, submit
-from tests.support.sim import cluster, succeeded
+from tests.support.sim import cluster, runs, succeeded
 
 PATIENT = SchedulerSettings(eager=False, reconnect_grace_s=5.0)
 
@@ -74,12 +81,89 @@ def test_a_request_that_crosses_a_cancel_does_not_use_up_a_later_reservation() -
     world.hear(first, m.Request(1, "a", 0, 1, 1))
     world.said()  # the second is sent a cancel, and has asked meanwhile
     world.hear(first, m.Goodbye("leaving"))
-    assert m.Probe("a", 0, 2, 1) in world.to(second)
+    assert m.Probe("a", 0, 2, 1, True) in world.to(second)
     world.hear(second, m.Request(2, "a", 0, 1, 1))
     sent, cancelled = world.to(second)
     assert isinstance(sent, m.Task)
     assert (sent.request, sent.attempts) == (2, [2])
     assert cancelled == m.Cancel("a", 0, 2)
+
+
+def test_a_task_that_starts_once_at_most_is_not_lost_with_another_one_of_its_slot() -> None:
+    """Seed 19: its result waited in the slot when the next task crashed; it was given back as if it had not started."""
+    world = cluster(workers=2)
+    works = [Work(0.00005, "crash") if index % 5 == 4 else Work(0.00001) for index in range(40)]
+    jobs = [world.submit(works, policy=policy, at_most_once=True) for policy in ("random", "late-binding")]
+    world.finish(30.0)
+    for job in jobs:
+        assert runs(world, job) == [1] * 40
+        assert world.history.statuses(job).count(m.SUCCEEDED) == 32
+
+
+@pytest.mark.parametrize(("current", "given_back"), [(0, []), (1, [1, 2]), (2, [2])])
+def test_what_may_have_started_and_may_start_only_once_is_not_given_back(current: int, given_back: list[int]) -> None:
+    """Results that wait in a slot die with its process: task 1 may have ended; task 2 has not begun if another runs."""
+    machine = NodeMonitor(id="w", incarnation=1, slots=1, settings=WorkerSettings(beat_interval_s=0.0))
+    machine.schedulers_changed(1.0, {"s": "at s"})
+    machine.receive(1.0, 1, m.Welcome("s", 1, "0"))
+    machine.slot_ready(1.0, 0, 100)
+    once = m.JobSpec(kind=m.SLEEP, at_most_once=True)
+    for number, job in enumerate(("any", "once", "once")):
+        spec = once if number else m.JobSpec(kind=m.SLEEP)
+        machine.place.hand(1.0, machine.place.slots[0], m.Task(0, job, 0, spec, [number], [1], [b"p"]), "s", b"")
+    machine.take_effects()
+    machine.slot_exited(1.0, 0, "killed by signal 11", current)
+    said = [effect.message for effect in machine.take_effects() if isinstance(effect, fx.Send)]
+    back = {(one.job, index) for one in said if isinstance(one, m.Returned) for index in one.indices}
+    assert back == {("once", index) for index in given_back} | ({("any", 0)} if current != 1 else set())
+    lost = {index for one in said if isinstance(one, m.Result) and one.job == "once" for index in one.indices}
+    assert lost == {1, 2} - set(given_back)
+
+
+def test_a_result_of_a_killed_attempt_is_not_adopted() -> None:
+    """Seed 98: a scheduler that was restarted killed what it did not know; its client was shown a cancelled task."""
+    world = cluster(workers=2)
+    job = world.submit([1.0] * 2)
+    world.run(0.3)
+    world.crash("scheduler-1")
+    world.run(0.01)
+    world.restart("scheduler-1")
+    world.finish(30.0)
+    assert succeeded(world, job)
+
+
+def test_an_assistant_that_starts_after_an_outage_gives_nodes_time_to_be_heard() -> None:
+    """Seed 16: it read old beats, none since the store was away, and declared everybody dead at once."""
+    judge = Judge(AssistantSettings())
+    for number in range(1, 11):
+        judge.beat(0.1 * number, Beat("worker", "w", 1, number, 100))
+    assert judge.judge(11.0, 0.001) == []
+    judge.beat(11.1, Beat("worker", "w", 1, 111, 100))
+    assert judge.judge(11.2, 0.001) == []
+    (node,) = judge.judge(11.42, 0.001)
+    assert node.state == SUSPECT
+    silent = Judge(AssistantSettings())
+    silent.beat(1.0, Beat("worker", "w", 1, 1, 100))
+    assert silent.judge(11.0, 0.001) == []
+    states = [node.state for k in range(60) for node in silent.judge(11.0 + 0.05 * k, 0.001)]
+    assert states == [SUSPECT, DEAD]
+
+
+@pytest.mark.parametrize("attempt", [2, 1])  # the first of another epoch has the same number
+def test_an_attempt_that_another_one_has_replaced_does_not_end_its_task_when_it_is_killed(attempt: int) -> None:
+    """Seed 11: a claim found both attempts of a task; one was adopted, the other killed, and its end was the task's."""
+    world = World(workers=2)
+    world.hear(CLIENT, submit(1, epoch=1))
+    world.said()
+    newer, older = "w1", "w2"
+    world.hear(newer, m.Claimed("a", 1, [0], [attempt]))
+    world.hear(older, m.Claimed("a", 1, [0], [1]))
+    assert world.to(older) == [m.Kill("a", 1, [0])]
+    world.hear(older, m.Result(1, "a", 1, [0], [1], bytes([m.CANCELLED]), [0], [b"killed"]))
+    assert world.to(CLIENT) == []
+    world.hear(newer, m.Result(1, "a", 1, [0], [attempt], bytes([m.SUCCEEDED]), [0], [b"r"]))
+    (outcome,) = world.to(CLIENT)
+    assert outcome.statuses == bytes([m.SUCCEEDED])
 
 
 def test_what_a_recall_finds_at_workers_stays_out_of_the_outcome_of_what_had_waited() -> None:
@@ -178,3 +262,56 @@ def test_a_task_that_keeps_its_slot_from_sending_has_its_own_timeout(first: m.Jo
     assert isinstance(timed_out, m.Result)
     assert (timed_out.job, timed_out.statuses) == ("c", bytes([m.TIMED_OUT]))
     assert "0.05 s" in msgspec.msgpack.decode(timed_out.payloads[0])["message"]
+
+
+@pytest.mark.parametrize("policy", ["per-task", "batch", "late-binding"])
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_scheduler_that_thaws_launches_nothing_before_the_client_has_answered(policy: str, lost: bool) -> None:
+    """Seed 193: loads that had come meanwhile completed a sample, and its tasks were launched at once."""
+    world = World(workers=3, eager=policy == "late-binding", client_lease_s=10.0)
+    world.hear("w3", m.Goodbye("draining"))
+    world.hear(CLIENT, submit(6, spec=m.JobSpec(kind=m.SLEEP, policy=policy)))
+    (probed, *_) = {effect.peer for effect in world.said() if isinstance(effect.message, m.Probe)}  # type: ignore[union-attr]
+    if lost:
+        world.lose(CLIENT)
+    world.now += 5.0
+    for peer in ("w1", "w2"):
+        world.hear(peer, m.Load("a", 0, 1, 0, 0, 1), m.Request(1, "a", 0, 1, 1))
+    world.hear("w4", hello(m.WORKER, "w4"))
+    world.hear(str(probed), m.Goodbye("draining"))
+    world.machine.tick(world.now)
+    effects = world.said()
+    assert not [effect for effect in effects if isinstance(effect, fx.Send) and isinstance(effect.message, m.Task)]
+    if lost:
+        world.hear(CLIENT, hello(m.CLIENT, "c1", jobs=["a"], connection=2))
+        effects = world.said()
+    (ping,) = [
+        e.message for e in effects if isinstance(e, fx.Send) and e.peer == CLIENT and isinstance(e.message, m.Ping)
+    ]
+    world.hear(CLIENT, m.Pong(ping.n))
+    assert [effect for effect in world.said() if isinstance(effect.message, m.Probe | m.Task)]  # type: ignore[union-attr]
+
+
+def test_a_task_that_was_adopted_and_comes_back_is_launched_once() -> None:
+    """Seed 197: it stood among the fresh tasks and among those to be launched again."""
+    record = Job(submit(4, epoch=1), "c", 1.0)
+    record.workers.add("w")
+    assert record.adopt(1.0, 1, 1, "w")
+    record.put_back(1)
+    assert record.take(2.0, 4, "w")[0] == [1, 0, 2, 3]
+    assert record.unplaced == 0
+    invariants.check_job(record)
+
+
+def test_an_assistant_that_takes_over_marks_the_schedulers_that_died_before() -> None:
+    """The one before died with them, and had told nobody."""
+    assistant = Assistant(id="a", incarnation=1, settings=AssistantSettings())
+    for number in range(1, 11):
+        now = 0.1 * number
+        assistant.heard(now, now, 0.0, [Arrival(now, Beat("scheduler", "s", 7, number, 100))])
+    for number in range(21):
+        assistant.heard(1.0 + 0.1 * number, 1.0 + 0.1 * number, 0.0, [])
+    assert not [effect for effect in assistant.take_effects() if isinstance(effect, fx.Condemn)]
+    assistant.leads(3.0, 5)
+    condemned = [effect for effect in assistant.take_effects() if isinstance(effect, fx.Condemn)]
+    assert [(effect.scheduler, effect.incarnation) for effect in condemned] == [("s", 7)]

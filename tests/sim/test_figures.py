@@ -13,14 +13,14 @@ from msgspec.structs import replace
 from sparrowmq.errors import UsageError
 from sparrowmq.experiments import plot, tables
 from sparrowmq.sim import figures
-from sparrowmq.sim.setup import OMNISCIENT, POLICIES, Setup, check
+from sparrowmq.sim.setup import OMNISCIENT, PAPER_POLICIES, Setup, check
 from sparrowmq.sim.workload import Job
 from tests.support.points import row
 
 
 def all_setups():
     return [
-        *figures.fig3(figures.FIG3, POLICIES, figures.FIG3_LOADS, None),
+        *figures.fig3(figures.FIG3, PAPER_POLICIES, figures.FIG3_LOADS, None),
         *figures.ratio(figures.RATIO, ("late-binding",), figures.RATIO_LOADS, figures.RATIOS, None),
         *figures.cancel(figures.FIG3, figures.CANCEL_LOADS, None),
         *figures.hetero(figures.HETERO, ("late-binding",), figures.HETERO_LOADS, None),
@@ -36,14 +36,14 @@ def test_every_point_of_every_figure_can_be_run():
 
 
 def test_fig3_is_the_cluster_of_the_paper():
-    points = figures.fig3(figures.FIG3, POLICIES, figures.FIG3_LOADS, None)
+    points = figures.fig3(figures.FIG3, PAPER_POLICIES, figures.FIG3_LOADS, None)
     assert {(point.workers, point.slots, point.probe_ratio, point.latency_s) for point in points} == {
         (10_000, 4, 2.0, 0.0005)
     }
     assert {point.load: point.jobs for point in points} == {
         0.3: 10_000, 0.5: 10_000, 0.7: 10_000, 0.8: 10_000, 0.9: 30_000, 0.95: 30_000,
     }  # fmt: skip
-    assert {point.jobs for point in figures.fig3(figures.FIG3, POLICIES, (0.9,), 50)} == {50}
+    assert {point.jobs for point in figures.fig3(figures.FIG3, PAPER_POLICIES, (0.9,), 50)} == {50}
 
 
 def test_the_papers_medians_are_those_of_the_table():

@@ -151,12 +151,24 @@ def _task(**changes: object) -> model.Task:
     return task
 
 
+def test_what_concerns_deaths_is_drawn_and_left_out() -> None:
+    scenarios = [draw(seed) for seed in range(100)]
+    assert {len(scenario.assistants) for scenario in scenarios} == {0, 1, 2, 3}
+    assert sum(scenario.beats for scenario in scenarios) > 30
+    assert sum(scenario.quiet and bool(scenario.assistants) for scenario in scenarios) > 5
+    assert sum(scenario.adopts for scenario in scenarios) > 2
+    drawn = {kind for scenario in scenarios for kind in scenario.kinds}
+    assert drawn >= {"freeze", "fail_over", "unwatch", "store"}
+    assert sum(not {"freeze", "fail_over", "unwatch", "store"} & set(scenario.kinds) for scenario in scenarios) > 20
+
+
 def _shown(status: int, payload: bytes = b"r", at_s: float = 2.0) -> model.Shown:
     return model.Shown(at_s, status, payload, 0)
 
 
 QUIET = model.World(quiet=True)
 AGAIN = [model.Start(1.0, "w", 0, 1), model.Start(1.5, "v", 0, 2)]
+MOVED = [model.Start(1.0, "w", 0, 1), model.Start(1.5, "v", 1, 1)]
 
 
 @pytest.mark.parametrize(
@@ -168,6 +180,10 @@ AGAIN = [model.Start(1.0, "w", 0, 1), model.Start(1.5, "v", 0, 2)]
         (_task(starts=AGAIN, spec=m.JobSpec(hedge_after_s=0.1)), QUIET),
         (_task(starts=[], shown=_shown(m.CANCELLED, b""), recalled=True), QUIET),
         (_task(shown=_shown(m.CANCELLED, b"killed"), killed=True), QUIET),
+        (_task(shown=model.Shown(2.0, m.SUCCEEDED, b"r", 1)), model.World(False)),  # adopted by the next epoch
+        (_task(starts=MOVED), model.World(False)),
+        (_task(starts=MOVED, work=Work(0.4)), model.World(False, fallen=[1.45], adopts=True)),  # its result was lost
+        (_task(spec=m.JobSpec(at_most_once=True), shown=_shown(m.LOST, b"")), model.World(False)),
     ],
 )
 def test_the_model_allows_what_may_happen(task: model.Task, world: model.World) -> None:
@@ -192,6 +208,9 @@ def test_the_model_allows_what_may_happen(task: model.Task, world: model.World) 
         (_task(shown=_shown(m.FAILED, m_failure := b"\x81\xa4type\xabRemoteError")), QUIET),
         (_task(shown=_shown(m.FAILED, m_failure), work=Work(0.1, "fail"), spec=m.JobSpec(retries=1)), QUIET),
         (_task(shown=_shown(m.FAILED, b"\x81\xa4type\xabUnavailable")), QUIET),
+        (_task(starts=MOVED, spec=m.JobSpec(at_most_once=True)), model.World(False)),
+        (_task(spec=m.JobSpec(at_most_once=True), shown=_shown(m.LOST, b"")), QUIET),
+        (_task(starts=MOVED, work=Work(2.0)), model.World(False, fallen=[1.45], adopts=True)),  # not adopted
     ],
 )
 def test_the_model_refuses_what_may_not(task: model.Task, world: model.World) -> None:

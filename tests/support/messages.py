@@ -20,7 +20,7 @@ from sparrowmq.protocol import messages as m
 KINDS: tuple[type[m.AnyMessage], ...] = typing.get_args(m.AnyMessage)
 
 _JOB = "01jz0000000000000001"
-_SPEC = m.JobSpec(m.CALL, "sum", "late-binding", 1.5, 0.0, 3, "", 2, 0.5, ["ValueError"], 0.95, 1.5)
+_SPEC = m.JobSpec(m.CALL, "sum", "late-binding", 1.5, 0.0, 3, "", 2, 0.5, ["ValueError"], 0.95, 1.5, True, True)
 _WORKER = m.WorkerStatus("worker-1", "box", 77, 4, "alive", 2, 1, 9, 0.25, "0.1.0", "3.11")
 _JOB_STATUS = m.JobStatus(
     _JOB, "sum", "batch", "done", 3, 0, 0, [2, 1, 0, 0, 0], 1, "client-1", 1.5e9, 0.5, 1.0, 2.0, 3.0, 6, 1, 2, 0, "x",
@@ -40,7 +40,7 @@ SAMPLES: tuple[m.AnyMessage, ...] = (
     m.Submit(_JOB, 1, _SPEC, 2, [b"\x01", b"\x02"], b"m:f", [0, 5], [0, 1], True),
     m.Accepted(_JOB, 1, 10),
     m.Rejected(_JOB, 1, "busy", "full", 0.5),
-    m.Probe(_JOB, 1, 2, 3),
+    m.Probe(_JOB, 1, 2, 3, True),
     m.Load(_JOB, 1, 2, 8, 4, 4),
     m.Request(300, _JOB, 1, 2, 1),
     m.Task(300, _JOB, 1, _SPEC, [5], [2], [b"\x02"], b"m:f", 1, 2, True),
@@ -64,6 +64,11 @@ SAMPLES: tuple[m.AnyMessage, ...] = (
     m.Follow(7, _JOB, True),
     m.Followed(7, _JOB, "done"),
     m.Drain(8, "worker-1", 10.0),
+    m.Verdict(1_700_000_000_000, [m.Judged("worker-1", 3, "dead", 430, "no beat for 430 ms")]),
+    m.Hints(1_700_000_000_000, ["worker-1", "worker-2"], [0, 1500]),
+    m.Claim(_JOB, 2),
+    m.Claimed(_JOB, 2, [5, 6], [1, 2]),
+    m.Died(_JOB, 1, [5], [2]),
 )  # fmt: skip
 
 
@@ -127,6 +132,9 @@ _PARALLEL: dict[type, tuple[str, ...]] = {
     m.Task: ("indices", "attempts"),
     m.Result: ("indices", "attempts", "statuses", "service_us", "payloads"),
     m.Outcome: ("indices", "statuses", "payloads"),
+    m.Claimed: ("indices", "attempts"),
+    m.Died: ("indices", "deaths"),
+    m.Hints: ("workers", "waits_us"),
 }
 
 

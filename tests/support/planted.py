@@ -6,7 +6,7 @@ Each is a context manager that changes the machines while its block runs; a tabl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
 
@@ -25,37 +25,21 @@ from sparrowmq.core.state import State
 from sparrowmq.core.workers import Workers
 from sparrowmq.core.workplace import Workplace
 from sparrowmq.protocol import messages as m
+from tests.support import planted_deaths
+from tests.support.planting import BUGS, bug, never, replace
 
-Bug = Callable[[], AbstractContextManager[Any]]
-BUGS: dict[str, Bug] = {}
-
-
-def _bug(plant: Callable[[], Iterator[None]]) -> Bug:
-    bug = contextmanager(plant)
-    BUGS[plant.__name__] = bug
-    return bug
-
-
-def _replace(kind: type, name: str, new: Callable[..., Any]) -> Any:
-    """``new`` is called with the original method first."""
-    old = getattr(kind, name)
-    return mock.patch.object(kind, name, lambda *given, **named: new(old, *given, **named))
-
-
-def _never(old: Any, *given: Any, **named: Any) -> None:
-    """Do nothing."""
-
+__all__ = ["BUGS", "planted_deaths"]  # whose bugs are in the table, too
 
 # -- reservations
 
 
-@_bug
+@bug
 def skips_the_cancel_when_the_last_task_is_placed() -> Iterator[None]:
-    with _replace(Placer, "withdraw", lambda old, placer, job: job.withdraw()):
+    with replace(Placer, "withdraw", lambda old, placer, job: job.withdraw()):
         yield
 
 
-@_bug
+@bug
 def forgets_a_reservation_on_a_no_op() -> Iterator[None]:
     """A slot waits for ever for what was answered with a no-op."""
 
@@ -66,28 +50,28 @@ def forgets_a_reservation_on_a_no_op() -> Iterator[None]:
         else:
             old(monitor, now, peer, message)
 
-    with _replace(NodeMonitor, "receive", receive):
+    with replace(NodeMonitor, "receive", receive):
         yield
 
 
-@_bug
+@bug
 def does_not_note_that_a_reservation_was_used() -> Iterator[None]:
-    with _replace(Job, "use", lambda old, job, worker, count: old(job, worker, count if count > 1 else 0)):
+    with replace(Job, "use", lambda old, job, worker, count: old(job, worker, count if count > 1 else 0)):
         yield
 
 
-@_bug
+@bug
 def cancels_the_wrong_round() -> Iterator[None]:
     def send(old: Any, state: State, peer: Any, message: Any) -> None:
         if isinstance(message, m.Cancel) and message.round > 1:
             message = m.Cancel(message.job, message.epoch, message.round - 1)
         old(state, peer, message)
 
-    with _replace(State, "send", send):
+    with replace(State, "send", send):
         yield
 
 
-@_bug
+@bug
 def probes_more_than_it_should() -> Iterator[None]:
     from sparrowmq.placement import late_binding
 
@@ -96,32 +80,32 @@ def probes_more_than_it_should() -> Iterator[None]:
         yield
 
 
-@_bug
+@bug
 def probes_workers_that_drain() -> Iterator[None]:
     def eligible(old: Any, placer: Placer, now: float, job: Job) -> list[str]:
         return [worker.id for worker in placer._workers.values() if worker.peer is not None and worker.hello.slots]
 
-    with _replace(Placer, "eligible", eligible):
+    with replace(Placer, "eligible", eligible):
         yield
 
 
-@_bug
+@bug
 def loses_what_was_requested_when_a_connection_drops() -> Iterator[None]:
     """The slot goes on waiting for the answer."""
-    with _replace(Connections, "forget_request", lambda old, self, link, request: link.requests.pop(request.number)):
+    with replace(Connections, "forget_request", lambda old, self, link, request: link.requests.pop(request.number)):
         yield
 
 
-@_bug
+@bug
 def keeps_the_queue_of_a_lost_scheduler_parked() -> Iterator[None]:
-    with _replace(Queue, "unpark", _never):
+    with replace(Queue, "unpark", never):
         yield
 
 
 # -- launches and attempts
 
 
-@_bug
+@bug
 def launches_twice() -> Iterator[None]:
     """The same attempts are sent to a second worker, too."""
 
@@ -141,11 +125,11 @@ def launches_twice() -> Iterator[None]:
                 )
         return int(count)
 
-    with _replace(Placer, "_launch", launch):
+    with replace(Placer, "_launch", launch):
         yield
 
 
-@_bug
+@bug
 def wakes_a_task_that_is_over() -> Iterator[None]:
     """A task that was killed while it rested is launched again."""
 
@@ -157,34 +141,31 @@ def wakes_a_task_that_is_over() -> Iterator[None]:
             job._unplace(index)
         return woken + due
 
-    with _replace(Job, "wake", wake):
+    with replace(Job, "wake", wake):
         yield
 
 
-@_bug
-def takes_the_result_of_any_epoch() -> Iterator[None]:
-    """A scheduler takes what an earlier submission's attempts have brought."""
+@bug
+def ends_a_task_by_a_kill_of_another_attempt() -> Iterator[None]:
+    """An attempt that was replaced, adopted elsewhere or given up is killed: its task counts as cancelled."""
 
-    def result(old: Any, workers: Workers, now: float, worker: Any, message: m.Result) -> None:
-        job = workers._state.jobs.get(message.job)
-        if job is not None and job.epoch > message.epoch:
-            message = m.Result(
-                message.seq, message.job, job.epoch, message.indices, message.attempts, message.statuses,
-                message.service_us, message.payloads,
-            )  # fmt: skip
-        old(workers, now, worker, message)
+    def results(old: Any, job: Job, message: m.Result, worker: str, now: float) -> Any:
+        for index, status in zip(message.indices, message.statuses, strict=True):
+            if status == m.CANCELLED:
+                job.doomed.setdefault(index, 0.0)
+        return old(job, message, worker, now)
 
-    with _replace(Workers, "result", result):
+    with replace(Job, "results", results):
         yield
 
 
-@_bug
+@bug
 def accepts_a_lower_epoch() -> Iterator[None]:
-    with _replace(NodeMonitor, "_stale", lambda old, *given: False):
+    with replace(NodeMonitor, "_stale", lambda old, *given: False):
         yield
 
 
-@_bug
+@bug
 def hedges_on_the_same_worker() -> Iterator[None]:
     def take_second(old: Any, job: Job, now: float, count: int, worker: str) -> list[int]:
         real = {index: job.place[index] for index in job.wanted}
@@ -208,11 +189,11 @@ def hedges_on_the_same_worker() -> Iterator[None]:
         job.hedges += len(taken)
         return taken
 
-    with _replace(Job, "take_second", take_second):
+    with replace(Job, "take_second", take_second):
         yield
 
 
-@_bug
+@bug
 def hedges_again_and_again() -> Iterator[None]:
     """A task may get a third attempt while two are live."""
 
@@ -221,11 +202,11 @@ def hedges_again_and_again() -> Iterator[None]:
             if job.launch_times[index] <= since:
                 job.wanted[index] = None
 
-    with _replace(Hedging, "_find", find):
+    with replace(Hedging, "_find", find):
         yield
 
 
-@_bug
+@bug
 def counts_launched_tasks_wrong() -> Iterator[None]:
     """A task that is given back still counts as launched where it was."""
 
@@ -233,62 +214,62 @@ def counts_launched_tasks_wrong() -> Iterator[None]:
         worker.launched += 1
         return bool(old(workers, now, job, index, worker))
 
-    with _replace(Workers, "_goes_on", drop):
+    with replace(Workers, "_goes_on", drop):
         yield
 
 
-@_bug
+@bug
 def tries_again_once_too_often() -> Iterator[None]:
     def weigh(old: Any, job: Job, settled: Any, index: int, attempt: int, status: int, now: float) -> Any:
         if status == m.RETRY and job.failures.get(index, 0) == job.spec.retries and attempt == job.spec.retries + 1:
             job.failures[index] -= 1
         return old(job, settled, index, attempt, status, now)
 
-    with _replace(Job, "_weigh", weigh):
+    with replace(Job, "_weigh", weigh):
         yield
 
 
 # -- results and outcomes
 
 
-@_bug
+@bug
 def never_acknowledges_results() -> Iterator[None]:
     def send(old: Any, state: State, peer: Any, message: Any) -> None:
         if not isinstance(message, m.ResultAck):
             old(state, peer, message)
 
-    with _replace(State, "send", send):
+    with replace(State, "send", send):
         yield
 
 
-@_bug
+@bug
 def forgets_results_when_a_connection_drops() -> Iterator[None]:
     def disconnected(old: Any, connections: Connections, now: float, link: Link) -> None:
         link.outbox.acknowledge(link.outbox.next_seq)
         old(connections, now, link)
 
-    with _replace(Connections, "_disconnected", disconnected):
+    with replace(Connections, "_disconnected", disconnected):
         yield
 
 
-@_bug
+@bug
 def shows_outcomes_twice_after_a_resubmission() -> Iterator[None]:
     def deliver(old: Any, jobs: Any, job: Any, indices: list[int], statuses: bytes, payloads: list[Any]) -> None:
         if job.submit.epoch:
             jobs._effects.append(fx.Deliver(job.submit.job, indices, statuses, payloads))
         old(jobs, job, indices, statuses, payloads)
 
-    with _replace(client_jobs.ClientJobs, "_deliver", deliver):
+    with replace(client_jobs.ClientJobs, "_deliver", deliver):
         yield
 
 
-@_bug
+@bug
 def keeps_the_epoch_at_a_fail_over() -> Iterator[None]:
-    with _replace(client_jobs.Job, "unfinished", lambda old, job, epoch: old(job, job.submit.epoch)):
+    with replace(client_jobs.Job, "unfinished", lambda old, job, epoch: old(job, job.submit.epoch)):
         yield
 
 
-@_bug
+@bug
 def cancels_what_has_started_on_a_recall() -> Iterator[None]:
     """A recalled task counts as cancelled at once, whether or not it runs."""
 
@@ -302,7 +283,7 @@ def cancels_what_has_started_on_a_recall() -> Iterator[None]:
                         recall.found += [pair for pair in pairs if pair[0] in recall.wanted - known]
         old(place, number)
 
-    with _replace(Workplace, "_answer_recalls", answer):
+    with replace(Workplace, "_answer_recalls", answer):
         yield
 
 
@@ -316,22 +297,22 @@ def _taking_nothing_back(where: Callable[[str], bool]) -> AbstractContextManager
         if not where(why):
             old(outcomes, now, job, worker, indices, why, **named)
 
-    return _replace(Outcomes, "take_back", take_back)
+    return replace(Outcomes, "take_back", take_back)
 
 
-@_bug
+@bug
 def forgets_what_the_inventory_does_not_have() -> Iterator[None]:
     with _taking_nothing_back(lambda why: why == "returned: lost on the way"):
         yield
 
 
-@_bug
+@bug
 def buries_without_a_relaunch() -> Iterator[None]:
     with _taking_nothing_back(lambda why: why.startswith("lost:")):
         yield
 
 
-@_bug
+@bug
 def buries_whoever_reconnects() -> Iterator[None]:
     """A worker that comes back within the grace has lost its tasks all the same."""
 
@@ -339,41 +320,41 @@ def buries_whoever_reconnects() -> Iterator[None]:
         old(workers, now, worker)
         workers.bury(now, worker, "its connection was lost")
 
-    with _replace(Workers, "lost", lost):
+    with replace(Workers, "lost", lost):
         yield
 
 
-@_bug
+@bug
 def does_not_move_jobs_at_a_fail_over() -> Iterator[None]:
-    with _replace(client_jobs.ClientJobs, "move", _never):
+    with replace(client_jobs.ClientJobs, "move", never):
         yield
 
 
-@_bug
+@bug
 def gives_up_no_lost_client() -> Iterator[None]:
     from sparrowmq.core.clients import Clients
 
-    with _replace(Clients, "forget", _never):
+    with replace(Clients, "forget", never):
         yield
 
 
 # -- slots
 
 
-@_bug
+@bug
 def hands_a_task_to_a_busy_slot() -> Iterator[None]:
     """An eager task goes to a slot that runs something."""
-    with _replace(Workplace, "idle", lambda old, place: next((slot for slot in place.slots if slot.ready), None)):
+    with replace(Workplace, "idle", lambda old, place: next((slot for slot in place.slots if slot.ready), None)):
         yield
 
 
-@_bug
+@bug
 def ignores_timeouts() -> Iterator[None]:
-    with _replace(endings.Endings, "watch_clock", _never):
+    with replace(endings.Endings, "watch_clock", never):
         yield
 
 
-@_bug
+@bug
 def blames_the_wrong_task_of_a_batch() -> Iterator[None]:
     """The task after the one that crashed is reported as crashed."""
 
@@ -381,11 +362,11 @@ def blames_the_wrong_task_of_a_batch() -> Iterator[None]:
         held = place.slots[number].held_count
         old(place, now, number, cause, current_seq + 1 if current_seq and held > 1 else current_seq)
 
-    with _replace(Workplace, "exited", exited):
+    with replace(Workplace, "exited", exited):
         yield
 
 
-@_bug
+@bug
 def forgets_events_of_the_history() -> Iterator[None]:
-    with _replace(History, "hedged", _never):
+    with replace(History, "hedged", never):
         yield

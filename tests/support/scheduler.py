@@ -18,8 +18,11 @@ SPEC = m.JobSpec(kind=m.SLEEP)
 class World:
     """A scheduler with connections named by text; `said` gives what it wants done, log lines left out."""
 
-    def __init__(self, *, workers: int = 0, client: bool = True, eager: bool = False, **settings: Any) -> None:
+    def __init__(
+        self, *, workers: int = 0, client: bool = True, eager: bool = False, durable: bool = False, **settings: Any
+    ) -> None:
         self.now = 1.0
+        settings.setdefault("beat_interval_s", 0.0)
         self.machine = Scheduler(
             id="s1",
             incarnation=7,
@@ -27,6 +30,7 @@ class World:
             settings=SchedulerSettings(eager=eager, **settings),
             host="box",
             pid=99,
+            durable=durable,
         )
         if client:
             self.hear(CLIENT, hello(m.CLIENT, "c1"))

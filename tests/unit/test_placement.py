@@ -74,6 +74,7 @@ def test_what_drives_each_policy() -> None:
         "per-task": Policy("per-task", late=False, samples=True),
         "batch": Policy("batch", late=False, samples=True),
         "late-binding": Policy("late-binding", late=True, samples=False),
+        "assisted": Policy("assisted", late=True, samples=False, hinted=True),
     }
 
 

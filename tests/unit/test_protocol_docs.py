@@ -16,7 +16,7 @@ from sparrowmq.protocol import messages as m
 from tests.support.messages import KINDS, extends, pack
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"
-RECORDS = (m.JobSpec, m.Reserved, m.Held, m.JobStatus, m.WorkerStatus, m.TaskStatus, m.Event)
+RECORDS = (m.JobSpec, m.Reserved, m.Held, m.JobStatus, m.WorkerStatus, m.TaskStatus, m.Event, m.Judged)
 
 
 @pytest.fixture(scope="module")

@@ -113,6 +113,9 @@ PARALLEL = {
     "submit indices": [4, "j", 0, [], 2, [b""], b"", [0]],
     "submit an index twice": [4, "j", 0, [], 2, [b""], b"", [7, 7]],
     "submit deaths": [4, "j", 0, [], 2, [b""], b"", [], [1]],
+    "claimed attempts": [34, "j", 1, [0], []],
+    "died deaths": [35, "j", 1, [0, 1], [1]],
+    "hints waits": [32, 1, ["w"], []],
     "returned attempts": [14, 1, "j", 0, [0, 1], [1]],
     "hello held": [1, 1, "0", "worker", "w", 1, "", "", 0, 1, [], [["j", 0, [0], []]]],
 }
@@ -147,7 +150,7 @@ def test_trailing_bytes(sample: m.AnyMessage) -> None:
 
 
 @pytest.mark.parametrize(
-    "tag", [0, 31, 127, 128, 2**32, 2**64 - 1, -1, -128, None, True, False, 1.0, "ping", b"\x18", [], [24], {}]
+    "tag", [0, 36, 127, 128, 2**32, 2**64 - 1, -1, -128, None, True, False, 1.0, "ping", b"\x18", [], [24], {}]
 )
 def test_unknown_tags(tag: object) -> None:
     error = refusal(msgpack.packb([[24, 1], [tag, 1]]))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 import msgspec
@@ -25,6 +26,7 @@ from sparrowmq.sim.slot import Work
 # may the clock of that next one stand still.
 UNSENT_S: Final = 2 * STUCK_S + 0.01
 SLACK_S: Final = 0.002  # from a slot to its node monitor and back
+UNTOLD_S: Final = 0.1  # a scheduler that dies may have had a result for so long that its client never gets
 _TEXTS: Final = {b"": "", b"killed": "killed", b"interrupted": "interrupted"}
 
 
@@ -68,6 +70,8 @@ class World:
     burials: Mapping[str, Sequence[float]] = field(default_factory=dict)  # worker -> when some scheduler gave it up
     crashes: Mapping[str, Sequence[float]] = field(default_factory=dict)  # worker -> when tasks ended a slot's process
     pauses: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)  # worker -> from, to
+    fallen: Sequence[float] = ()  # when schedulers died
+    adopts: bool = False  # nothing else ever happened
 
 
 def check(task: Task, world: World) -> None:
@@ -75,10 +79,24 @@ def check(task: Task, world: World) -> None:
     by_epoch: dict[int, list[Start]] = {}
     for start in task.starts:
         by_epoch.setdefault(start.epoch, []).append(start)
+    if task.spec.at_most_once:
+        assert len(task.starts) <= 1, f"{task.name} is to start once at most: {list(task.starts)}"
+    if world.adopts:
+        _check_adopted(task, world)
     for epoch, starts in by_epoch.items():
         _check_starts(task, world, epoch, starts)
     if task.shown is not None:
         _check_shown(task, world, by_epoch)
+
+
+def _check_adopted(task: Task, world: World) -> None:
+    """What ran while its scheduler died goes on under the next one."""
+    ordered = sorted(task.starts)
+    for before, start in pairwise(ordered):
+        ended_s = before.at_s + task.work.service_s
+        untold = any(ended_s - SLACK_S <= at_s <= ended_s + UNTOLD_S for at_s in world.fallen)
+        other = task.spec.retries or _hedged(task) or _lost(task, world, before, start.at_s)
+        assert untold or other or start.epoch == before.epoch, f"{task.name} was not adopted: {ordered}"
 
 
 def _check_starts(task: Task, world: World, epoch: int, starts: list[Start]) -> None:
@@ -130,11 +148,13 @@ def _check_shown(task: Task, world: World, by_epoch: dict[int, list[Start]]) -> 
     shown, work = task.shown, task.work
     assert shown is not None
     text = _TEXTS.get(shown.payload, "?") if shown.status == m.CANCELLED else ""
-    what = f"{task.name} {m.STATUS_NAMES[shown.status]} {text} with {work} {task.spec}, {list(task.starts)}, {shown}"
+    known = msgspec.structs.replace(work, output=work.output[:9])
+    what = f"{task.name} {m.STATUS_NAMES[shown.status]} {text} with {known} {task.spec}, {list(task.starts)}, {shown}"
     epoch = shown.epoch if shown.epoch is not None else -1
     starts = by_epoch.get(epoch, [])
+    adopted = [start for start in task.starts if start.epoch <= epoch]  # or it may be
     if shown.status == m.SUCCEEDED:
-        done = [s for s in starts if not work.fails(s.attempt) and s.at_s + work.service_s <= shown.at_s]
+        done = [s for s in adopted if not work.fails(s.attempt) and s.at_s + work.service_s <= shown.at_s]
         assert done, f"{what}: no attempt can have succeeded"
         assert work.end != "crash", f"{what}: none can"
         late = 0 < task.spec.timeout_s < work.service_s - UNSENT_S
@@ -148,10 +168,18 @@ def _check_shown(task: Task, world: World, by_epoch: dict[int, list[Start]]) -> 
             ]
             assert not begun, f"{what}: it had started"
     elif shown.status == m.LOST:
-        given_up = sum(len(times) for times in world.burials.values())
-        assert given_up >= task.spec.max_attempts, f"{what}: {given_up} workers were given up"
+        _check_lost(task, world, what)
     else:
-        _check_failed(task, world, shown, starts, what)
+        _check_failed(task, world, shown, adopted, what)
+
+
+def _check_lost(task: Task, world: World, what: str) -> None:
+    """So many workers have died, in all epochs; what may start once only is lost with any, or with its scheduler."""
+    given_up = sum(len(times) for times in world.burials.values())
+    if task.spec.at_most_once:
+        assert not world.quiet, f"{what}: nothing was ever lost"
+    else:
+        assert given_up >= task.spec.max_attempts, f"{what}: {given_up} workers were given up"
 
 
 def _check_failed(task: Task, world: World, shown: Shown, starts: list[Start], what: str) -> None:
@@ -170,7 +198,8 @@ def _check_failed(task: Task, world: World, shown: Shown, starts: list[Start], w
 
 
 def _hedged(task: Task) -> bool:
-    return bool(task.spec.hedge_after_s or task.spec.hedge_quantile) and task.spec.max_attempts > 1
+    spec = task.spec
+    return bool(spec.hedge_after_s or spec.hedge_quantile) and spec.max_attempts > 1 and not spec.at_most_once
 
 
 def _paused(world: World, start: Start) -> bool:

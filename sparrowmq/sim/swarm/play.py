@@ -4,8 +4,9 @@ Owns: carrying out a scenario's steps, the two phases, and what is checked when.
 (`scenario`), what a task may end as (`model`), processes, files.
 
 While faults go on every machine is held against `core.watch` after each event, and at each fault schedulers and workers
-against each other. Then everything heals and what is down comes back; all jobs must end in bounded time, and then
-nothing may be left of them. Last, what schedulers, clients and slots saw of each task is held against `model`.
+against each other; `vigil` watches over deaths. Then everything heals and what is down comes back; all jobs must end
+in bounded time, and then nothing may be left of them. Last, what schedulers, clients and slots saw of each task is held
+against `model`.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ from sparrowmq.protocol import messages as m
 from sparrowmq.sim.cluster import Cluster
 from sparrowmq.sim.journal import Journal
 from sparrowmq.sim.node import Machine
+from sparrowmq.sim.store import DOWN, UP
 from sparrowmq.sim.swarm import model
 from sparrowmq.sim.swarm.scenario import CALM, Job, Scenario
+from sparrowmq.sim.swarm.vigil import Vigil
 
 HEALED_S: Final = 90.0  # within which all is over after the last fault, beside the work that is left
 REST_S: Final = 30.0  # within which nothing is left of it: leases, graces, silence
@@ -69,12 +72,18 @@ class Play:
         self.cluster = cluster = Cluster(
             scenario.seed, wire=scenario.wire, journal=journal, check=self._check,
             scheduler=scenario.scheduler, worker=scenario.worker, client=scenario.client,
+            assistant=scenario.assistant, beats=scenario.beats, expiring=scenario.expiring,
         )  # fmt: skip
         self._watches: dict[Machine, Watch] = {}
         self._submitted: dict[int, _Submitted] = {}  # by number
         self._pauses: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
         self._healed = False
-        self._orphans = scenario.worker.limits.queue_entries < WorkerLimits().queue_entries
+        self._orphans = (
+            scenario.worker.limits.queue_entries < WorkerLimits().queue_entries or not scenario.scheduler.cancellation
+        )
+        self._vigil = Vigil(scenario, cluster)
+        self._fallen: list[float] = []  # when a scheduler died
+        self._headless = False  # at some time no scheduler was up
         self._begin_s = cluster.now
         for id in scenario.schedulers:
             cluster.add_scheduler(id)
@@ -82,6 +91,10 @@ class Play:
             cluster.add_worker(id, slots=slots)
         for id in scenario.clients:
             cluster.add_client(id)
+        for id in scenario.assistants:
+            cluster.add_assistant(id)
+        for id in cluster.nodes:
+            self._vigil.disturbed(id)
         cluster.add_observer()
 
     def run(self) -> Verdict:
@@ -110,6 +123,7 @@ class Play:
         cluster.run(scenario.duration_s + 1e-3)
         self._heal()
         self._end()
+        self._vigil.check_end()
         self._check_outcomes()
 
     def _digest(self) -> str:
@@ -129,6 +143,7 @@ class Play:
         if watch is None:
             watch = self._watches[machine] = Watch(machine)  # type: ignore[arg-type]  # observers are not checked
         watch.step(self.cluster.now, effects)
+        self._vigil.step(machine, effects)
 
     def _check_all(self) -> None:
         """Look at all that is known of every scheduler, and at what it and its workers believe of each other."""
@@ -196,7 +211,11 @@ class Play:
     def _do_crash(self, id: str) -> None:
         if self._up(id):
             self._forget(id)
+            self._vigil.disturbed(id)
+            if id in self.scenario.schedulers:
+                self._fallen.append(self.cluster.now)
             self.cluster.crash(id)
+            self._headless = self._headless or not any(map(self._up, self.scenario.schedulers))
 
     def _do_leave(self, id: str) -> None:
         node = self.cluster.nodes[id]
@@ -213,6 +232,7 @@ class Play:
 
     def _do_restart(self, id: str) -> None:
         if not self._up(id):
+            self._vigil.disturbed(id)
             self.cluster.restart(id)
 
     def _do_pause(self, id: str) -> None:
@@ -220,10 +240,16 @@ class Play:
         if node.up and not node.paused:
             self._pauses[id].append((self.cluster.now, float("inf")))
             self.cluster.pause(id)
+            self._vigil.paused(node)
+            self._vigil.disturbed(id)
 
     def _do_resume(self, id: str) -> None:
-        if self.cluster.nodes[id].paused:
-            self._pauses[id][-1] = (self._pauses[id][-1][0], self.cluster.now)
+        node, now = self.cluster.nodes[id], self.cluster.now
+        if node.paused:
+            since_s = self._pauses[id][-1][0]
+            self._pauses[id][-1] = (since_s, now)
+            self._vigil.resumed(node, now - since_s)
+            self._vigil.disturbed(id)
             self.cluster.resume(id)
 
     def _do_reset(self, one: str, other: str) -> None:
@@ -231,6 +257,7 @@ class Play:
 
     def _do_drain(self, id: str, grace_s: float) -> None:
         if self._up(id):
+            self._vigil.disturbed(id)
             self.cluster.drain(id, grace_s)
 
     def _do_drain_by_message(self, id: str, grace_s: float) -> None:
@@ -245,12 +272,27 @@ class Play:
     def _do_wire(self, one: str, other: str, wire: Any) -> None:
         self.cluster.set_wire(one, other, wire)
 
+    def _do_store(self, state: str) -> None:
+        self._vigil.store_disturbed()
+        self.cluster.turn_store(state)
+
+    def _do_store_emptied(self) -> None:
+        if self.cluster.store.state != UP:  # it comes back empty
+            self._vigil.store_disturbed(emptied=True)
+            self.cluster.turn_store(DOWN)
+            self.cluster.empty_store()
+
+    def _do_clock(self, jump_s: float) -> None:
+        self._vigil.store_disturbed(jump_s=jump_s)
+        self.cluster.store.skew_s += jump_s
+
     # -- liveness
 
     def _heal(self) -> None:
         cluster = self.cluster
         cluster.heal()
         cluster.set_wire("", "", CALM)
+        self._do_store(UP)
         for id in cluster.nodes:
             self._do_resume(id)
             self._do_restart(id)
@@ -299,9 +341,18 @@ class Play:
             elif isinstance(effect, fx.Log) and effect.event == "worker lost":
                 burials[str(effect.fields["worker"])].append(at_s)
         assert not (burials and self.scenario.quiet), f"workers were given up, and none was lost: {dict(burials)}"
-        world = model.World(self.scenario.quiet, burials, self._crashes(), self._pauses)
+        world = model.World(
+            self.scenario.quiet,
+            burials,
+            self._crashes(),
+            self._pauses,
+            self._fallen,
+            self.scenario.adopts and not self._headless,
+        )
         for one in self._submitted.values():
             spec = m.JobSpec(**one.job.spec)
+            if spec.at_most_once:  # whatever else it says
+                spec = msgspec.structs.replace(spec, retries=0, hedge_after_s=0.0, hedge_quantile=0.0)
             for index, work in enumerate(one.job.works):
                 key = (one.id, index)
                 starts = [model.Start(*start) for start in cluster.starts.get(key, ())]
@@ -340,11 +391,12 @@ class Play:
                     continue  # events may have been left out
                 times = [event.unix_s for event in row.events]
                 assert times == sorted(times), f"the history of a task goes back in time: {row}"
-                launches = [event.attempt for event in row.events if event.kind in ("launched", "hedged")]
-                assert launches == list(range(1, row.attempts + 1)), f"launches are missing in the history: {row}"
+                launches = [event.attempt for event in row.events if event.kind in ("launched", "hedged", "adopted")]
+                first = launches[0] if any(event.kind == "adopted" for event in row.events) else 1
+                assert launches == list(range(first, row.attempts + 1)), f"launches are missing in the history: {row}"
                 hedged = sum(event.kind == "hedged" for event in row.events)
                 over = sum(event.kind in ("returned", "lost", "failed") for event in row.events)
-                assert row.attempts <= 1 + hedged + over, f"it was launched again without a reason: {row}"
+                assert len(launches) <= 1 + hedged + over, f"it was launched again without a reason: {row}"
 
 
 def _finder(error: Exception) -> str:

@@ -5,6 +5,9 @@ Owns: what may be drawn, and how often. Must not know: how a scenario is played,
 Swarm testing (Groce et al., ISSTA 2012): each seed leaves out some kinds of faults and features altogether, since what
 is always on hides what only shows without it. Everything is drawn at once from the seed, so that what one
 event does to the cluster never changes what is done to it later, and the schedule can be read.
+
+Beats, assistants, the store's faults and what else concerns deaths are drawn last and from a generator of their own: a
+seed that has none of them is what it was without them.
 """
 
 from __future__ import annotations
@@ -14,9 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from msgspec.structs import replace
+
 from sparrowmq.limits import SchedulerLimits, WorkerLimits
 from sparrowmq.placement import POLICIES
-from sparrowmq.settings import ClientSettings, SchedulerSettings, WorkerSettings
+from sparrowmq.settings import AssistantSettings, ClientSettings, SchedulerSettings, WorkerSettings
 from sparrowmq.sim.slot import Work
 from sparrowmq.sim.wires import Latency, LogNormal, Uniform, Wire
 
@@ -26,6 +31,8 @@ TASKS_MAX: Final = 150  # of a job; a queue has room for one
 TASKS_PER_S: Final = 10  # of all jobs, at the least: with fewer a seed says too little
 LOSS_MAX: Final = 0.3
 CALM: Final = Wire()
+FREEZES_S: Final = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0)  # around when a node counts as dead
+OUTAGES_S: Final = (0.02, 0.1, 0.3, 1.0, 3.0, 10.0)  # of the store
 
 
 class Step(NamedTuple):
@@ -57,9 +64,13 @@ class Scenario:
     schedulers: list[str] = field(default_factory=list)
     workers: dict[str, int] = field(default_factory=dict)  # id -> slots
     clients: list[str] = field(default_factory=list)
+    assistants: list[str] = field(default_factory=list)
+    beats: bool = False
+    expiring: bool = False  # the records of schedulers that stand still
     scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     client: ClientSettings = field(default_factory=ClientSettings)
+    assistant: AssistantSettings = field(default_factory=AssistantSettings)
     wire: Wire = CALM
     kinds: list[str] = field(default_factory=list)  # of what happens beside the workload
     jobs: list[Job] = field(default_factory=list)
@@ -68,7 +79,17 @@ class Scenario:
     @property
     def quiet(self) -> bool:
         """Whether no connection can break and no process can stop: then the model allows much less."""
-        return not set(self.kinds) & _DISTURBING and not self.wire.loss
+        return not self.disturbances and not self.wire.loss
+
+    @property
+    def adopts(self) -> bool:
+        """Whether nothing but the death of schedulers disturbs it, and others are there: then nothing is run twice."""
+        return self.disturbances == {"fail_over"} and not self.wire.loss and len(self.schedulers) > 1
+
+    @property
+    def disturbances(self) -> set[str]:
+        """The kinds of faults that break connections or stop processes with tasks."""
+        return set(self.kinds) & _DISTURBING
 
     def lines(self) -> list[str]:
         """Describe it for people."""
@@ -78,6 +99,7 @@ class Scenario:
             f"scheduler {self.scheduler}",
             f"worker {self.worker}",
             f"client {self.client}",
+            f"assistants {len(self.assistants)}, beats {self.beats}, expiring {self.expiring}, {self.assistant}",
             f"wire {self.wire}; kinds {' '.join(self.kinds)}",
             *(f"job {n} of {job.owner}{' detached' * job.detached}: {len(job.works)} tasks, {job.spec}, {job.works[:3]}"
               for n, job in enumerate(self.jobs)),
@@ -107,6 +129,8 @@ class _Drawing:
         for kind in scenario.kinds:
             self._faults(_KINDS[kind])
         self._more_work()
+        self.rng = random.Random(f"the deaths of {seed}")
+        self._deaths()
         scenario.steps.sort(key=lambda step: step.at_s)
 
     def _settings(self) -> None:
@@ -139,6 +163,48 @@ class _Drawing:
         scenario.client = ClientSettings(
             silent_after_s=rng.choice([2.5, 5.0]), jobs_in_flight=rng.choice([2, 10, 5000, 5000])
         )
+
+    def _deaths(self) -> None:
+        """Beats and assistants, what can befall them, and what is done about the death of schedulers."""
+        rng, scenario = self.rng, self.scenario
+        if rng.random() < 0.3:
+            return
+        kinds = [kind for kind in _DEATHS if rng.random() < 0.5]
+        if rng.random() < 0.35:
+            self._calm()
+            kinds = rng.choice([[], ["unwatch", "store"], ["unwatch", "store"], ["freeze"], ["fail_over"]])
+        scenario.beats = rng.random() < 0.7
+        if scenario.beats:
+            scenario.assistants = [f"assistant-{n}" for n in range(1, rng.choice([0, 1, 1, 2, 3]) + 1)]
+        interval_s = rng.choice([0.1, 0.2, 0.4]) if scenario.beats else 0.0
+        scenario.expiring = rng.random() < 0.5
+        scenario.scheduler = replace(
+            scenario.scheduler, beat_interval_s=interval_s, cancellation=rng.random() < 0.8,
+            claim_timeout_s=rng.choice([0.05, 0.05, 0.5]), thaw_s=rng.choice([0.1, 0.3]),
+        )  # fmt: skip
+        scenario.worker = replace(scenario.worker, beat_interval_s=interval_s)
+        scenario.assistant = AssistantSettings(
+            detector=rng.choice(["chen", "chen", "fixed", "bertier", "phi-accrual", "self-tuning"]),
+            detection_beats=rng.choice([2.0, 3.0]), confirm_beats=rng.choice([1.0, 2.0]),
+            hint_interval_s=rng.choice([0.0, 0.2]), canary_interval_s=rng.choice([0.05, 0.1]),
+            lease_s=rng.choice([0.6, 0.9]),
+        )  # fmt: skip
+        if rng.random() < 0.4:
+            for number, job in enumerate(scenario.jobs):
+                if rng.random() < 0.5:
+                    scenario.jobs[number] = job._replace(spec=job.spec | {"at_most_once": True})
+        for kind in kinds:
+            if kind in _BEATING and not scenario.assistants:
+                continue
+            scenario.kinds.append(kind)
+            self._faults(_DEATHS[kind])
+
+    def _calm(self) -> None:
+        """Nothing disturbs the cluster: what one kind of fault does by itself then shows best."""
+        scenario = self.scenario
+        scenario.kinds = [kind for kind in scenario.kinds if kind not in _DISTURBING]
+        scenario.steps = [step for step in scenario.steps if step.what in _HARMLESS]
+        scenario.wire = CALM
 
     def _wire(self, loss: float) -> Wire:
         rng = self.rng
@@ -264,6 +330,31 @@ class _Drawing:
         id = self._some("workers", "workers", "schedulers", "clients")
         return [Step(at_s, "pause", (id,)), Step(at_s + self._for_s(), "resume", (id,))]
 
+    def freeze(self, at_s: float) -> list[Step]:
+        rng, assistants = self.rng, self.scenario.assistants
+        if assistants and rng.random() < 0.25:  # a scheduler and an assistant at about the same time
+            id, other, later_s = self._some("schedulers"), rng.choice(assistants), rng.uniform(0.0, 1.2)
+            steps = [Step(at_s, "pause", (id,)), Step(at_s + 9.0, "resume", (id,))]
+            return [*steps, Step(at_s + later_s, "crash", (other,)), Step(at_s + self._for_s(), "restart", (other,))]
+        id = self._some("workers", "workers", "schedulers")
+        return [Step(at_s, "pause", (id,)), Step(at_s + rng.choice(FREEZES_S), "resume", (id,))]
+
+    def fail_over(self, at_s: float) -> list[Step]:
+        id = self._some("schedulers")
+        return [Step(at_s, "crash", (id,)), Step(at_s + self._for_s(), "restart", (id,))]
+
+    def unwatch(self, at_s: float) -> list[Step]:
+        id, for_s = self._some("assistants"), self._for_s()
+        begin, end = self.rng.choice([("crash", "restart"), ("pause", "resume")])
+        return [Step(at_s, begin, (id,)), Step(at_s + for_s, end, (id,))]
+
+    def store(self, at_s: float) -> list[Step]:
+        rng, for_s = self.rng, self.rng.choice(OUTAGES_S)
+        if rng.random() < 0.2:
+            return [Step(at_s, "clock", (rng.choice([-3600.0, -0.5, 0.5, 3600.0]),))]
+        steps = [Step(at_s, "store", (rng.choice(["down", "hung"]),)), Step(at_s + for_s, "store", ("up",))]
+        return [steps[0], Step(at_s, "store_emptied"), steps[1]] if rng.random() < 0.4 else steps
+
     def reset(self, at_s: float) -> list[Step]:
         return [Step(at_s, "reset", self._link())]
 
@@ -309,4 +400,12 @@ _KINDS: Final[dict[str, Callable[[_Drawing, float], list[Step]]]] = {
     "kill": _Drawing.kill,
     "ask": _Drawing.ask,
 }
-_DISTURBING: Final = {"crash", "crash_client", "pause", "reset", "drain", "cut", "wires"}
+_DEATHS: Final[dict[str, Callable[[_Drawing, float], list[Step]]]] = {
+    "freeze": _Drawing.freeze,
+    "fail_over": _Drawing.fail_over,
+    "unwatch": _Drawing.unwatch,
+    "store": _Drawing.store,
+}
+_HARMLESS: Final = {"submit", "recall", "kill", "kill_as_anybody", "ask"}
+_BEATING: Final = {"unwatch", "store"}
+_DISTURBING: Final = {"crash", "crash_client", "pause", "reset", "drain", "cut", "wires", "freeze", "fail_over"}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sparrowmq.client.aio import AsyncClient
+    from sparrowmq.client.attached import AttachedJob, attach
     from sparrowmq.client.client import Client
     from sparrowmq.client.executor import Executor
     from sparrowmq.client.future import Future
@@ -43,6 +44,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AsyncClient",
+    "AttachedJob",
     "Client",
     "CommandFailed",
     "CommandResult",
@@ -65,6 +67,7 @@ __all__ = [
     "Unavailable",
     "UsageError",
     "as_completed",
+    "attach",
     "progress",
     "register_joblib",
     "task",
@@ -72,6 +75,7 @@ __all__ = [
 
 _HOMES = {
     "AsyncClient": "sparrowmq.client.aio",
+    "AttachedJob": "sparrowmq.client.attached",
     "Client": "sparrowmq.client.client",
     "CommandResult": "sparrowmq.client.outcomes",
     "Executor": "sparrowmq.client.executor",
@@ -79,6 +83,7 @@ _HOMES = {
     "Job": "sparrowmq.client.job",
     "LocalCluster": "sparrowmq.local",
     "as_completed": "sparrowmq.client.waiting",
+    "attach": "sparrowmq.client.attached",
     "progress": "sparrowmq.client.progress",
     "register_joblib": "sparrowmq.client.joblib_backend",
     "task": "sparrowmq.client.tasks",

@@ -23,6 +23,7 @@ import msgspec
 
 from sparrowmq.errors import ConfigError, UsageError
 from sparrowmq.settings import (
+    AssistantSettings,
     ClientSettings,
     LogSettings,
     SchedulerSettings,
@@ -54,6 +55,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     scheduler: SchedulerSettings = SchedulerSettings()
     worker: WorkerSettings = WorkerSettings()
+    assistant: AssistantSettings = AssistantSettings()
     client: ClientSettings = ClientSettings()
     store: StoreSettings = StoreSettings()
     log: LogSettings = LogSettings()

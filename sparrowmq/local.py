@@ -1,4 +1,4 @@
-"""A cluster on this machine: real scheduler and worker processes, with a Valkey server of their own.
+"""A cluster on this machine: real scheduler, worker and assistant processes, with a Valkey server of their own.
 
 Owns: starting the launcher process, and what a program sees of it. Must not know: how the launcher does its
 work, or what is run on the cluster.
@@ -23,7 +23,14 @@ from sparrowmq import config
 from sparrowmq.errors import ConfigError, Refused, SparrowError, Unavailable, UsageError
 from sparrowmq.runtime import directory, state
 from sparrowmq.runtime.launch import LaunchSpec, Order, Report
-from sparrowmq.settings import LogSettings, SchedulerSettings, SecuritySettings, StoreSettings, WorkerSettings
+from sparrowmq.settings import (
+    AssistantSettings,
+    LogSettings,
+    SchedulerSettings,
+    SecuritySettings,
+    StoreSettings,
+    WorkerSettings,
+)
 
 MEMBERS_MAX = 1024
 LOG_TAIL_BYTES = 4000
@@ -35,18 +42,18 @@ _ERRORS: dict[int, type[SparrowError]] = {2: UsageError, 4: ConfigError, 6: Refu
 
 
 class Member(NamedTuple):
-    """One process of the cluster: a scheduler or a worker."""
+    """One process of the cluster: a scheduler, a worker or an assistant."""
 
     id: str
     pid: int
 
 
 class LocalCluster:
-    """Schedulers and workers on this machine, ready when ``with LocalCluster(...) as cluster`` begins.
+    """Schedulers, workers and assistants on this machine, ready when ``with LocalCluster(...) as cluster`` begins.
 
     ``slots`` tasks run at once on each worker. Without ``redis_url`` it brings a Valkey server (extra
     ``local``). Everything ends with the block, or with this process, however it ends. ``restart`` replaces
-    schedulers and workers that fail, later each time and at most ten times in a row; one that ended in order (a
+    processes that fail, later each time and at most ten times in a row; one that ended in order (a
     drain, a signal, `scale`) stays away. The Valkey server is always replaced. Log lines go to ``log_path``, or to
     STANDARD_ERROR (None: to a file that goes with the cluster, and into the error when starting fails).
 
@@ -61,8 +68,10 @@ class LocalCluster:
         schedulers: int = 1,
         redis_url: str | None = None,
         *,
+        assistants: int = 1,
         scheduler: SchedulerSettings | None = None,
         worker: WorkerSettings | None = None,
+        assistant: AssistantSettings | None = None,
         store: StoreSettings | None = None,
         security: SecuritySettings | None = None,
         log: LogSettings | None = None,
@@ -72,7 +81,13 @@ class LocalCluster:
         detached: bool = False,
         state_path: str | Path | None = None,
     ) -> None:
-        for name, count, least in (("workers", workers, 0), ("slots", slots, 0), ("schedulers", schedulers, 1)):
+        counts = (
+            ("workers", workers, 0),
+            ("slots", slots, 0),
+            ("schedulers", schedulers, 1),
+            ("assistants", assistants, 0),
+        )
+        for name, count, least in counts:
             if not least <= count <= MEMBERS_MAX:
                 raise UsageError(f"{name}: expected a number from {least} to {MEMBERS_MAX:,}, got {count}")
         store = store or StoreSettings()
@@ -81,8 +96,10 @@ class LocalCluster:
             directory="",
             schedulers=schedulers,
             workers=workers,
+            assistants=assistants,
             scheduler=scheduler or SchedulerSettings(),
             worker=msgspec.structs.replace(worker or WorkerSettings(), slots=slots),
+            assistant=assistant or AssistantSettings(),
             store=store if redis_url is None else msgspec.structs.replace(store, url=redis_url),
             log=log or LogSettings(level="warning"),
             detached=detached,
@@ -98,7 +115,7 @@ class LocalCluster:
         self._log_file: IO[bytes] | None = None
         self._listener: threading.Thread | None = None
         self._changed = threading.Condition()
-        self._members: dict[str, list[Member]] = {"scheduler": [], "worker": []}
+        self._members = _nobody()
         self._store_pid = 0
         self._outcome: Report | None = None
         self._ended = False
@@ -133,6 +150,12 @@ class LocalCluster:
             return list(self._members["scheduler"])
 
     @property
+    def assistants(self) -> list[Member]:
+        """The assistants that run, in the order of their start."""
+        with self._changed:
+            return list(self._members["assistant"])
+
+    @property
     def pid(self) -> int:
         """The launcher's process id; 0 when it does not run."""
         if self._process is not None:
@@ -156,7 +179,7 @@ class LocalCluster:
         """Start everything and return, when it is ready, the cluster itself. See the class for the errors."""
         if self._process is not None:
             raise UsageError("this local cluster is running already")
-        self._members = {"scheduler": [], "worker": []}
+        self._members = _nobody()
         self._outcome, self._ended, self._store_pid = None, False, 0
         directory.sweep()
         self._directory, self._held_fd = directory.create()
@@ -262,6 +285,10 @@ class LocalCluster:
         """Send ``signum`` to a scheduler's process; after SIGKILL, wait until it is gone. Returns who it was."""
         return self._kill("scheduler", index, signum)
 
+    def kill_assistant(self, index: int = 0, signum: int = signal.SIGKILL) -> Member:
+        """Send ``signum`` to an assistant's process; after SIGKILL, wait until it is gone. Returns who it was."""
+        return self._kill("assistant", index, signum)
+
     def kill_store(self) -> None:
         """SIGKILL the cluster's own Valkey server and wait until an empty one has taken its place."""
         if not self._store_pid:
@@ -278,13 +305,17 @@ class LocalCluster:
         """Start one more scheduler and return it; it registers a moment later."""
         return self._add("scheduler", 1)[0]
 
+    def add_assistant(self) -> Member:
+        """Start one more assistant and return it; it registers a moment later, and stands by while another leads."""
+        return self._add("assistant", 1)[0]
+
     def scale(self, workers: int, *, drain_s: float = 30.0) -> list[Member]:
         """Have as many workers as that, and return them; new ones join a moment later.
 
         Where there are more, the newest drain: each finishes what it runs within ``drain_s``, then it is killed and
         its tasks run elsewhere. Returns when they are gone. Raises UsageError for a bad count.
         """
-        most = MEMBERS_MAX - len(self.schedulers)
+        most = MEMBERS_MAX - len(self.schedulers) - len(self.assistants)
         if not 0 <= workers <= most:
             raise UsageError(f"workers: expected a number from 0 to {most:,}, got {workers}")
         before = self.workers
@@ -309,7 +340,7 @@ class LocalCluster:
         return member
 
     def _add(self, role: str, count: int) -> list[Member]:
-        before = set(self.workers + self.schedulers)
+        before = set(self.workers + self.schedulers + self.assistants)
         for _ in range(count):
             self._write(msgspec.json.encode(Order("start", role=role)))
 
@@ -346,7 +377,7 @@ class LocalCluster:
         with self._changed:
             self._ended = True
             if not self._spec.detached:
-                self._members = {"scheduler": [], "worker": []}  # they end with it
+                self._members = _nobody()  # they end with it
             self._changed.notify_all()
 
     def _take(self, report: Report) -> None:
@@ -358,6 +389,10 @@ class LocalCluster:
             self._store_pid = report.pid
         else:
             self._outcome = report
+
+
+def _nobody() -> dict[str, list[Member]]:
+    return {"scheduler": [], "worker": [], "assistant": []}
 
 
 # The cluster that `sparrowmq up` started.

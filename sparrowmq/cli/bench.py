@@ -12,12 +12,18 @@ from typing import Any, Final
 import click
 
 from sparrowmq.cli import show
-from sparrowmq.cli.base import Globals, Group, pass_globals
+from sparrowmq.cli.base import Ended, Globals, Group, pass_globals
 
 _COUNT: Final = click.IntRange(1, 10_000_000)
 _WORKERS: Final = click.IntRange(1, 1024)
 # In the order of `compare.NAMES`, which is not imported for a help text; a test keeps them equal.
 _SYSTEMS: Final = ("sparrowmq", "dask", "ray", "celery", "process-pool")
+# In the order of `faults.NAMES`, likewise.
+_FAULTS: Final = (
+    "kill-worker", "kill-scheduler", "half", "stop-monitor-short", "stop-tree-short", "stop-monitor", "stop-tree",
+    "kill-assistant", "kill-store", "starve",
+)  # fmt: skip
+_FAULT_COLUMNS: Final = ("fault", "n", "p50_ms", "p99_ms", "max_ms", "lost", "duplicated", "aim", "found")
 
 _workers = click.option("--workers", type=_WORKERS, default=2, show_default=True)
 _slots = click.option("--slots", type=click.IntRange(1, 4096), default=1, show_default=True, help="Slots a worker.")
@@ -185,13 +191,91 @@ def memory(options: Globals, tasks: int, runs: int) -> int:
 def sleep(options: Globals, /, **given: Any) -> int:
     """Response times of JOBS jobs of TASKS sleeps against an ideal central queue.
 
-    METHOD: a policy (late-binding, batch, per-task, random, or BATCH+LATE_BINDING, BATCH, CHOOSE_TWO, RANDOM).
-    DURATION: mean of a task, in seconds. SPREAD: how far the means of jobs may differ from it, as a share from 0
-    to 1. Within a job, tasks are drawn from an exponential distribution, or all alike (--dist constant).
+    METHOD: a policy (late-binding, assisted, batch, per-task, random, or BATCH+LATE_BINDING, BATCH, CHOOSE_TWO,
+    RANDOM). DURATION: mean of a task, in seconds. SPREAD: how far the means of jobs may differ from it, as a share
+    from 0 to 1. Within a job, tasks are drawn from an exponential distribution, or all alike (--dist constant).
     """
     from sparrowmq.bench import sleep as measured
 
     return _print(options, measured.run(**given, url=_target(options)))
+
+
+@bench.command()
+@click.option("--n", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Kills of a process.")
+@click.option(
+    "--faults",
+    "chosen",
+    metavar="LIST",
+    default=",".join(_FAULTS),
+    help=f"Which, separated by commas; all by default: {', '.join(_FAULTS)}.",
+)
+@click.option("--seconds", type=click.FloatRange(1.0, 86_400.0), default=60.0, show_default=True, help="Of starvation.")
+@click.option("--seed", type=int, default=1, show_default=True, help="The same seed chooses the same victims.")
+@pass_globals
+def faults(options: Globals, /, chosen: str, **given: Any) -> int:
+    """How long until lost work runs again, and that nothing is lost or shown twice.
+
+    Each fault is done to a cluster of its own on this machine, whatever --redis says: slower ones a fixed share of
+    --n times. The exit status is 1 where something was lost, shown twice, or did not recover.
+    """
+    from sparrowmq.bench import faults as measured
+
+    names = [name.strip() for name in chosen.split(",") if name.strip()]
+    result = measured.run(faults=names, say=lambda text: click.echo(text, err=True), **given)
+    rows = result["rows"]
+    if options.output == "jsonl":
+        for row in rows:
+            show.as_json(row)
+    elif options.json:
+        show.as_json(result)
+    else:
+        show.print_table([fault_row(row) for row in rows], _FAULT_COLUMNS)
+    if not all(row["ok"] for row in rows):
+        raise Ended(1, "faults", "not all faults are survived", said=True)
+    return 0
+
+
+def fault_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of `faults` as people read it: further counts, and what went wrong, in one column."""
+    known = {"fault", "n", "p50_ms", "p99_ms", "max_ms", "lost", "duplicated", "aim", "error", "ok"}
+    more = [
+        f"{_text(value)} {name.removeprefix('told_').replace('_', ' ')}"
+        for name, value in row.items()
+        if name not in known
+    ]
+    told = show.listed([*more, show.one_line(row["error"])])
+    return {name: "-" if row[name] is None else row[name] for name in _FAULT_COLUMNS if name in row} | {"found": told}
+
+
+@bench.command()
+@click.option("--jobs", type=_COUNT, default=1000, show_default=True, help="Single-task jobs a round.")
+@click.option("--rounds", type=click.IntRange(1, 1000), default=5, show_default=True, help="Of both policies in turn.")
+@click.option(
+    "--duration",
+    "duration_s",
+    type=click.FloatRange(0.001, 3600.0),
+    default=0.1,
+    show_default=True,
+    help="Mean of a task, in seconds.",
+)
+@click.option("--workers", type=_WORKERS, default=10, show_default=True, help="Single-slot workers.")
+@click.option("--schedulers", type=_WORKERS, default=1, show_default=True)
+@click.option("--load", type=click.FloatRange(0.01, 10.0), default=0.9, show_default=True, help="Share of the slots.")
+@click.option("--seed", type=int, default=1, show_default=True, help="The same seed draws the same jobs.")
+@pass_globals
+def hints(options: Globals, /, **given: Any) -> int:
+    """How long tasks queue by load hints (policy assisted), beside late binding on the same cluster.
+
+    Jobs of one task and of ten, with eager launches (`scheduler.eager`) and without, as in the paper. Always on
+    clusters of its own.
+    """
+    from sparrowmq.bench import hints as measured
+
+    result = measured.run(**given)
+    if options.json:
+        return _print(options, result)
+    click.echo(show.table(result["rows"], list(result["rows"][0])))
+    return 0
 
 
 @bench.command()

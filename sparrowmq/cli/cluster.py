@@ -29,10 +29,11 @@ WATCH_INTERVAL_S = 1.0
 @click.option("--workers", type=Whole(0, 1024), default=4, show_default=True, help="Number of workers.")
 @click.option("--slots", type=Whole(0, 4096), default=1, show_default=True, help="Tasks at once a worker.")
 @click.option("--schedulers", type=Whole(1, 1024), default=2, show_default=True, help="Number of schedulers.")
+@click.option("--assistants", type=Whole(0, 64), default=1, show_default=True, help="Number of assistants.")
 @click.option("--detach", is_flag=True, help="Return when the cluster is ready; `sparrowmq down` ends it.")
 @pass_globals
-def up(options: Globals, workers: int, slots: int, schedulers: int, detach: bool) -> int:
-    """Start schedulers, workers and (without --redis) a Valkey server on this machine.
+def up(options: Globals, workers: int, slots: int, schedulers: int, assistants: int, detach: bool) -> int:
+    """Start schedulers, workers, assistants and (without --redis) a Valkey server on this machine.
 
     In the foreground it runs until Ctrl-C. The other commands find it by themselves.
     """
@@ -53,8 +54,10 @@ def up(options: Globals, workers: int, slots: int, schedulers: int, detach: bool
         workers,
         slots,
         schedulers,
+        assistants=assistants,
         scheduler=loaded.scheduler,
         worker=loaded.worker,
+        assistant=loaded.assistant,
         store=loaded.store,
         security=loaded.security,
         log=log,
@@ -82,18 +85,22 @@ def _say_ready(
     url = describe(cluster.url)
     schedulers = [member._asdict() for member in cluster.schedulers]
     workers = [member._asdict() for member in cluster.workers]
+    assistants = [member._asdict() for member in cluster.assistants]
 
     def people() -> None:
         mark = show.tick()
         store = "valkey (embedded)" if embedded else f"redis {url}"
         each = f" x {slots} slots" if slots > 1 else ""
         counts = f"{mark} {show.count(len(schedulers), 'scheduler')}  {mark} {show.count(len(workers), 'worker')}{each}"
+        if assistants:
+            counts += f"  {mark} {show.count(len(assistants), 'assistant')}"
         click.echo(f"{mark} {store}  {counts}   {took_s:.2f} s")
         stop = "sparrowmq down" if detach else f"Ctrl-C (running tasks get {DRAIN_S:g} s; again: at once)"
         click.echo(f"stop: {stop}   try: sparrowmq run -n 200 -- sleep 0.1")
 
-    result = {"url": url, "pid": cluster.pid, "ready_s": round(took_s, 3)}
-    show.emit(options, result | {"schedulers": schedulers, "workers": workers}, people, quiet=lambda row: row["url"])
+    result: dict[str, object] = {"url": url, "pid": cluster.pid, "ready_s": round(took_s, 3)}
+    result |= {"schedulers": schedulers, "workers": workers, "assistants": assistants}
+    show.emit(options, result, people, quiet=lambda row: row["url"])
     sys.stdout.flush()
 
 

@@ -1,4 +1,4 @@
-"""job list, show, wait, cancel, logs: what the schedulers know about jobs, unfinished and recent ones.
+"""job list, show, wait, results, cancel, logs: what schedulers and Redis know about jobs, unfinished and recent ones.
 
 Owns: these commands and their exit statuses. Must not know: how a selector or a sentence is made.
 """
@@ -34,7 +34,7 @@ Row = dict[str, Any]
 
 @click.group(cls=Group)
 def job() -> None:
-    """List, show, wait for, cancel jobs; print their output.
+    """List, show, wait for, cancel jobs; print their output, and the results of durable ones.
 
     JOB is an id or its beginning, `last`, `all`, `running`, or a number: 1 is the newest job, 1-3 the three newest.
     Several are joined by commas.
@@ -42,10 +42,12 @@ def job() -> None:
 
 
 def rows(options: Globals) -> list[Row]:
-    """Return the jobs that the schedulers know, oldest first."""
-    from sparrowmq.cli import merge
+    """Return the jobs that schedulers or Redis know, oldest first."""
+    from sparrowmq.cli import kept
 
-    return merge.jobs(options.ask("jobs"))
+    loaded = options.load_found()
+    options.check_store(loaded)
+    return kept.rows(loaded.store)
 
 
 def chosen(options: Globals, selector: str) -> list[Row]:
@@ -170,7 +172,7 @@ def wait_until_over(options: Globals, found: Sequence[Row], timeout_s: float | N
 
     Raises Unavailable when one is not known any more: its scheduler has ended, and its client has not moved it.
     """
-    from sparrowmq.cli import ask, merge
+    from sparrowmq.cli import kept, merge
 
     begin = time.monotonic()
     latest = {row["id"]: row for row in found}
@@ -183,7 +185,7 @@ def wait_until_over(options: Globals, found: Sequence[Row], timeout_s: float | N
         left_s = POLL_S_MAX if timeout_s is None else timeout_s - (now - begin)
         time.sleep(max(0.0, min(pause_s, left_s)))
         pause_s = min(POLL_S_MAX, pause_s * 1.3)
-        for row in merge.jobs(ask.statuses(store, "jobs" if len(latest) > 1 else "job", next(iter(latest)))):
+        for row in kept.rows(store, "" if len(latest) > 1 else next(iter(latest))):
             if row["id"] in latest:
                 latest[row["id"]], seen[row["id"]] = row, now
         gone = [name for name, row in latest.items() if now - seen[name] > VANISHED_AFTER_S and not merge.is_over(row)]
@@ -192,6 +194,41 @@ def wait_until_over(options: Globals, found: Sequence[Row], timeout_s: float | N
                 f"no scheduler knows job {gone[0]} any more", hint="its scheduler has ended: see `sparrowmq status`"
             )
     return list(latest.values()), True
+
+
+@job.command("results")
+@click.argument("selector", metavar="JOB", default="last", type=JobSelector())
+@click.option("--timeout", "timeout_s", type=Duration(most_s=30 * 86_400.0), help="Give up after so long (exit 124).")
+@pass_globals
+def job_results(options: Globals, selector: str, timeout_s: float | None) -> int:
+    """Wait until a durable job is over, and print what its tasks printed or returned, in their order.
+
+    Durable are detached jobs and those with --durable, for as long as Redis keeps them. Exit status: as of `job wait`.
+    """
+    from sparrowmq.cli import results
+    from sparrowmq.client.attached import AttachedJob
+
+    found = chosen(options, selector)
+    store = options.load_found().store
+    tally, printed, left = results.Tally(), list[Row](), 0
+    for row in found:
+        with AttachedJob(store, row["id"]) as attached:
+            left += not attached.wait(timeout_s)
+            ended = [results.row(future) for future in attached.futures()]
+        tally.add(ended, len(found) > 1)
+        printed += map(results.plain, ended)
+        if not options.json:
+            results.print_outputs(ended)
+    if options.json:
+        show.emit(options, printed, lambda: None)
+    if left:
+        what = f"{show.count(left, 'job')} not over after {show.seconds(timeout_s or 0.0)}"
+        raise Ended(TIMED_OUT, "timed_out", what)
+    if tally.unsuccessful:
+        tally.print_failures([row["id"] for row in found])
+        what = f"{tally.unsuccessful:,} of {show.count(tally.tasks, 'task')} did not succeed"
+        raise Ended(FAILED, "task_failed", what)
+    return 0
 
 
 @job.command("cancel")

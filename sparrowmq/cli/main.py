@@ -37,9 +37,11 @@ _COMMANDS = {
     "task": ("sparrowmq.cli.task:task", "Show what happened to single tasks."),
     "scheduler": ("sparrowmq.cli.role:scheduler", "Start a scheduler."),
     "worker": ("sparrowmq.cli.role:worker", "Start, list, drain, stop workers."),
+    "assistant": ("sparrowmq.cli.assistant:assistant", "Start an assistant, show what it thinks of whom."),
     "config": ("sparrowmq.cli.configure:config", "Show settings, check files."),
     "doctor": ("sparrowmq.cli.doctor:doctor", "Look for what is wrong, and say what to do."),
     "completion": ("sparrowmq.cli.completion:completion", "Print a script that completes commands."),
+    "demo": ("sparrowmq.cli.demo:demo", "Kill, freeze, cut off parts of a cluster."),
     "bench": ("sparrowmq.cli.bench:bench", "Measure throughput, latency, placement."),
     "sim": ("sparrowmq.cli.sim:sim", "Simulate clusters; reproduce the paper's figures."),
 }

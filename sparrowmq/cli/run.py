@@ -17,11 +17,11 @@ import click
 from sparrowmq.cli import show
 from sparrowmq.cli.base import Command, Globals, pass_globals
 from sparrowmq.cli.values import Duration, Hedge, KeyValue, Policy, Whole
-from sparrowmq.errors import UsageError
+from sparrowmq.errors import Unavailable, UsageError
 
 if TYPE_CHECKING:
     from sparrowmq.client.client import Client
-    from sparrowmq.client.handle import Detached
+    from sparrowmq.client.handle import Detached, JobHandle
 
 MONTH_S = 30 * 86_400.0
 PART_TASKS = 20_000  # of a file of arguments, one job
@@ -51,16 +51,20 @@ like 500ms, 14s, 2m, 1.5h."""
 @click.option("--cwd", metavar="DIR", help="Where on the workers the command runs.")
 @click.option("--stdin", metavar="FILE", type=click.Path(), help="What the command reads; - is this stdin.")
 @click.option("--name", metavar="TEXT", help="What `sparrowmq job list` shows.")
-@click.option("--policy", type=Policy(), help="late-binding (default), batch, per-task or random.")
+@click.option("--policy", type=Policy(), help="late-binding (default), assisted, batch, per-task or random.")
 @click.option("--ratio", type=click.FloatRange(1.0, 100.0), help="Probes a task.  [default: 2]")
 @click.option("--timeout", "timeout_s", type=Duration(positive=True, most_s=MONTH_S), help="Kill a task after so long.")
 @click.option("--retries", type=Whole(0, 100), help="Run a task that failed so often again.")
 @click.option("--backoff", "backoff_s", type=Duration(), help="Pause before the first retry; doubles with each.")
 @click.option("--retry-on", multiple=True, metavar="NAME", help="Only after these: ValueError, module.Class.")
 @click.option("--hedge", "hedge_after", type=Hedge(most_s=MONTH_S), help="Give slow tasks a second attempt elsewhere.")
+@click.option(
+    "--at-most-once", is_flag=True, default=None, help="Never start a task twice; one that may have run is lost."
+)
 @click.option("--wait", "wait_s", type=Duration(most_s=MONTH_S), help="Give up after so long and end the job.")
 @click.option("--follow", is_flag=True, help="Print what tasks print at once (one command does so by itself).")
 @click.option("--detach", is_flag=True, help="Return when the job is accepted; it goes on without us.")
+@click.option("--durable", is_flag=True, default=None, help="Keep the job in Redis, so that it goes on whoever dies.")
 @pass_globals
 def run(options: Globals, /, **given: Any) -> int:
     """Run a command, or a function with --call, as the tasks of one job.
@@ -92,7 +96,7 @@ def make_plan(options: Globals, given: dict[str, Any]) -> Plan:
     """Return what the options mean together. Raises UsageError, naming both, for those that contradict each other."""
     function, command = given["function"], given["command"]
     _check(options, given)
-    names = ("policy", "name", "timeout_s", "retries", "backoff_s", "hedge_after")
+    names = ("policy", "name", "timeout_s", "retries", "backoff_s", "hedge_after", "at_most_once", "durable")
     chosen: dict[str, Any] = {name: given[name] for name in names if given[name] is not None}
     if given["ratio"] is not None:
         chosen["probe_ratio"] = given["ratio"]
@@ -178,7 +182,8 @@ def _stdin(given: dict[str, Any]) -> bytes:
 
 def _detach(options: Globals, client: Client, plan: Plan) -> int:
     """Submit everything as jobs that go on without us; say how to look at them."""
-    sent = [{"id": submit(client.detached).id} for submit in plan.parts]
+    handles = [submit(client.detached) for submit in plan.parts]
+    sent = [{"id": handle.id} for handle in handles]
     if not sent:
         raise UsageError("there is nothing to run: --args-file has no line")
     first = sent[0]["id"]
@@ -187,6 +192,18 @@ def _detach(options: Globals, client: Client, plan: Plan) -> int:
         for row in sent:
             click.echo(f"job {row['id']}")
         click.echo(f"look at it: sparrowmq job show {first}   job logs {first} --follow   job wait {first}")
+        if _is_kept(handles[0]):
+            click.echo(f"its results, from anywhere: sparrowmq job results {first}")
+        else:
+            click.echo("it is in its scheduler's memory only, and ends with it")
 
     show.emit(options, sent[0] if len(sent) == 1 else sent, people)
     return 0
+
+
+def _is_kept(handle: JobHandle) -> bool:
+    """Return whether Redis has the job; an outage since it was accepted does not undo that."""
+    try:
+        return handle.durable
+    except Unavailable:
+        return True

@@ -21,8 +21,8 @@ Row = Mapping[str, Any]
 
 _COLOURS = {
     "alive": "green", "done": "green", "succeeded": "green", "ok": "green",
-    "failed": "red", "lost": "red", "timed_out": "red", "fail": "red",
-    "draining": "yellow", "cancelled": "yellow", "waiting": "yellow", "warn": "yellow",
+    "failed": "red", "lost": "red", "dead": "red", "timed_out": "red", "fail": "red",
+    "draining": "yellow", "suspect": "yellow", "cancelled": "yellow", "waiting": "yellow", "warn": "yellow",
     "running": "cyan", "launched": "cyan",
 }  # fmt: skip
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from sparrowmq.cli.base import Globals, Group, pass_globals
+from sparrowmq.cli.detectors import detectors
 from sparrowmq.cli.simulating import (
     NAMES,
     Decorator,
@@ -50,6 +51,7 @@ _PLACEMENT: Final = (
     ("--probe-ratio", "probe_ratio", "Probes a task."),
     ("--cancellation", "cancellation", "Withdraw reservations that are no longer needed."),
     ("--eager", "eager", "Give a task at once to a worker that seems idle."),
+    ("--beats", "beats_s", "Interval of beats and hints; 0: no assistant."),
 )
 _CLUSTER: Final = (
     ("--workers", "workers", "Number of workers."),
@@ -69,6 +71,7 @@ _TIME: Final = (
     ("--warm-up", "warm_up_s", "Jobs of this time do not count."),
     ("--horizon", "horizon_s", "Stop at this time; a load of 1 or more needs it."),
 )
+_TASKS: Final = (("--tasks", "workload.tasks", "Tasks of a job."), _PLACEMENT[2])
 _REPLAY: Final = (*_CLUSTER, *_PLACEMENT, *_NETWORK, *_COSTS)
 _RUN: Final = (*_CLUSTER, *_PLACEMENT, *_TIME, *_WORKLOAD, *_NETWORK, *_COSTS)
 
@@ -103,7 +106,7 @@ def sim() -> None:
 
 
 @sim.command()
-@policies_option("all")
+@policies_option("those of the paper")
 @loads_option("0.3,0.5,0.7,0.8,0.9,0.95")
 @_workers
 @_slots
@@ -119,7 +122,7 @@ def fig3(options: Globals, /, policies: Any, loads: Any, jobs: int | None, files
     from sparrowmq.sim import figures, setup
 
     base = _replaced(figures.FIG3, cluster)
-    setups = figures.fig3(base, policies or setup.POLICIES, loads or figures.FIG3_LOADS, jobs)
+    setups = figures.fig3(base, policies or setup.PAPER_POLICIES, loads or figures.FIG3_LOADS, jobs)
     return carry_out(options, Study(setups, tables.fig3, plot.fig3, NAMES), files)
 
 
@@ -210,6 +213,50 @@ def hetero(
         shares=long_shares or figures.HETERO_SHARES,
     )
     return carry_out(options, Study(setups, tables.hetero, plot.hetero, NAMES), files)
+
+
+@sim.command()
+@loads_option("0.9")
+@click.option("--beats", "beats_s", type=Fields("beats_s"), help="Intervals of beats.  [default: 0.01,0.05,0.1,0.2]")
+@click.option("--schedulers", type=Fields("schedulers"), help="Numbers of schedulers.  [default: 1,10]")
+@_workers
+@_slots
+@_options(_TASKS)
+@common
+@pass_globals
+def hints(
+    options: Globals,
+    /,
+    loads: Any,
+    beats_s: Any,
+    schedulers: Any,
+    tasks: int | None,
+    jobs: int | None,
+    files: Files,
+    **cluster: Any,
+) -> int:
+    """Scheduling delays by load hints (policy assisted), beside late binding's.
+
+    1,000 workers with 4 slots, jobs of 20 tasks; 10,000 jobs a point. Beats go to the store, from there to an
+    assistant, and hints from it to the schedulers, each on its own time.
+    """
+    from msgspec.structs import replace
+
+    from sparrowmq.experiments import plot, tables
+    from sparrowmq.sim import figures
+
+    base = _replaced(figures.HINTS, cluster)
+    if tasks is not None:
+        base = replace(base, workload=replace(base.workload, tasks=tasks))
+    setups = figures.hints(
+        base,
+        loads or figures.HINTS_LOADS,
+        jobs,
+        beats_s=beats_s or figures.HINTS_BEATS_S,
+        schedulers=schedulers or figures.HINTS_SCHEDULERS,
+    )
+    names = {**NAMES, "beats_s": "--beats", "workload.tasks": "--tasks", "eager": "--eager"}
+    return carry_out(options, Study(setups, tables.hints, plot.hints, names), files)
 
 
 @sim.command()
@@ -317,3 +364,4 @@ def _recorded(trace: Trace, name: str) -> dict[str, Any]:
 
 
 sim.add_command(swarm)
+sim.add_command(detectors)

@@ -124,7 +124,7 @@ def loads_option(default: str) -> Decorator:
 
 def policies_option(default: str) -> Decorator:
     """Return --policies; ``default`` is for the help text."""
-    help = f"random, per-task, batch, late-binding, omniscient.  [default: {default}]"
+    help = f"random, per-task, batch, late-binding, assisted, omniscient.  [default: {default}]"
     return click.option("--policies", "--policy", "policies", type=Fields("policy"), help=help)
 
 

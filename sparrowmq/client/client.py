@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 
-from sparrowmq.client import default, ending, handle, ledger, source, stream, submission, waiting
+from sparrowmq.client import attached, default, ending, handle, ledger, source, stream, submission, waiting
 from sparrowmq.client import options as opts
+from sparrowmq.client.attached import AttachedJob
 from sparrowmq.client.connection import Connection
 from sparrowmq.client.future import Batch, Future, cancel
 from sparrowmq.client.handle import Detached, JobHandle
@@ -163,9 +164,9 @@ class Client(Submitter):
 
     Returns when a scheduler has answered; raises Unavailable after ``timeout_s`` (default:
     ``settings.connect_timeout_s``), saying what was tried. Thread-safe. `close`, the end of a ``with`` block and
-    the end of the process say goodbye: unfinished tasks are cancelled (those of `detached` jobs are not), and their
-    futures raise CancelledError. A client does not survive `os.fork`: using it or its unfinished futures in the
-    child raises UsageError.
+    the end of the process say goodbye: unfinished tasks are cancelled (those of `detached` and durable jobs are not),
+    and their futures raise CancelledError. A client does not survive `os.fork`: using it or its unfinished futures in
+    the child raises UsageError.
     """
 
     def __init__(
@@ -263,6 +264,13 @@ class Client(Submitter):
         Raises UsageError where a beginning fits no job, or several.
         """
         return handle.find(self._connection, id)
+
+    def attach(self, id: str) -> AttachedJob:
+        """Return a durable job by its full id: it waits for results and gives them, from Redis.
+
+        Raises UsageError where Redis does not know it, or where this client knows no Redis.
+        """
+        return attached.attached(self._connection.store, id)
 
     def jobs(self) -> list[m.JobStatus]:
         """Return the ledgers of all jobs that the schedulers know, also of finished ones, oldest first."""

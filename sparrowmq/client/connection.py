@@ -26,7 +26,7 @@ from sparrowmq.client.inbox import CROWD, Inbox
 from sparrowmq.client.inquiry import Inquiry
 from sparrowmq.client.link import Question, Sink, Told
 from sparrowmq.client.options import PYTHON_VERSION
-from sparrowmq.client.source import Addresses, Source
+from sparrowmq.client.source import Addresses, Dead, Source
 from sparrowmq.core import effects as fx
 from sparrowmq.core.session import Session
 from sparrowmq.errors import ProtocolError, Refused, Rejected, Unavailable, UsageError
@@ -50,6 +50,7 @@ class Connection:
         self.id = ids.node_id("client", self.rng)
         self.answer_timeout_s = settings.connect_timeout_s
         self.unavailable_after_s = settings.unavailable_after_s
+        self.store = source.store  # where durable jobs are kept, None where no Redis is known
         self._source = source
         self._context = new_context()
         self._loop = Loop(_on_loop_error)
@@ -276,10 +277,10 @@ class Connection:
         self._session.leave(self._loop.now())
         self._loop.stop()
 
-    def _schedulers_changed(self, addresses: Addresses) -> None:
+    def _schedulers_changed(self, addresses: Addresses, dead: Dead) -> None:
         self.addresses = addresses
         self._refusals.clear()
-        self._session.schedulers_changed(self._loop.now(), addresses)
+        self._session.schedulers_changed(self._loop.now(), addresses, dead)
 
     def _send(self, peer: fx.Peer, batch: Sequence[m.AnyMessage]) -> None:
         dealer = self._dealers.get(peer)

@@ -12,33 +12,44 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from sparrowmq import limits
-from sparrowmq.client import ledger, submission
+from sparrowmq.client import attached, ledger, submission
 from sparrowmq.client import options as opts
+from sparrowmq.client.attached import AttachedJob
 from sparrowmq.client.link import Told
 from sparrowmq.client.options import JobOptions
-from sparrowmq.errors import TooLarge, Unavailable, UsageError
+from sparrowmq.errors import Refused, TooLarge, Unavailable, UsageError
 from sparrowmq.protocol import codec
 from sparrowmq.protocol import messages as m
 
 if TYPE_CHECKING:
     from sparrowmq.client.connection import Connection
+    from sparrowmq.store.jobs import KeptJob
 
 QUERY_TIMEOUT_S: Final = 1.0
 ID_CHARS: Final = 20
+TAKE_OVER_S: Final = 10.0
 _POLL_S_MIN: Final = 0.005
 _POLL_S_MAX: Final = 0.5
 
 
 class JobHandle:
-    """A job of the cluster, by its id. Nothing here has results: those went, or go, to the client that sent it."""
+    """A job of the cluster, by its id.
+
+    Results went, or go, to the client that sent it; those of a durable job are in Redis besides (`attach`).
+    """
 
     def __init__(self, connection: Connection, id: str) -> None:
         self._connection = connection
         self.id = id
 
     def status(self) -> m.JobStatus | None:
-        """Return the job's ledger (that of its latest epoch), None where no scheduler that answers knows it."""
-        return self._row(self._ask())
+        """Return the job's ledger (that of its latest epoch), None where no scheduler that answers knows it.
+
+        Of a durable job that no scheduler knows (any more), what Redis knows.
+        """
+        row = self._row(self._ask())
+        kept = self._kept_if_any() if row is None else None
+        return row if kept is None else attached.row(kept)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the job is over, up to ``timeout_s``; tell whether it is. Asks 2 to 200 times a second.
@@ -53,9 +64,13 @@ class JobHandle:
             told = self._ask()
             row = self._row(told)
             now = time.monotonic()
-            if row is not None and row.state in ledger.OVER:
+            over = row is not None and row.state in ledger.OVER
+            kept = self._kept_if_any() if over or row is None else None
+            if kept is not None:
+                over = kept.state != "open"
+            if over:
                 return True
-            if row is not None:
+            if row is not None or kept is not None:
                 patient_until = now + self._connection.unavailable_after_s
             elif told and len(told) >= len(self._connection.addresses):
                 raise _unknown(self.id)
@@ -73,8 +88,7 @@ class JobHandle:
         Raises UsageError where no scheduler knows it.
         """
         grace_s = opts.seconds("grace_s", grace_s)
-        told = self._ask()
-        row = self._row(told)
+        told, row = self._ask_until_taken_over()
         if row is None:
             raise _unknown(self.id)
         if row.state in ledger.OVER:
@@ -108,6 +122,54 @@ class JobHandle:
         Best effort: see ``Output.dropped``. Raises Unavailable where the scheduler is lost before the end.
         """
         return self._connection.follow(self.id, follow)
+
+    def attach(self) -> AttachedJob:
+        """Return the durable job: its results, from Redis. Raises UsageError where Redis has none with this id."""
+        return attached.attached(self._connection.store, self.id)
+
+    @property
+    def durable(self) -> bool:
+        """Whether Redis has the job: then it survives its scheduler. Raises Unavailable where Redis does not answer."""
+        return self._kept() is not None
+
+    def _kept(self) -> KeptJob | None:
+        """Return what Redis has of the job, None where it has none, or there is no Redis."""
+        if self._connection.store is None:
+            return None
+        from sparrowmq.store.jobs import JobReader
+
+        reader = JobReader(self._connection.store)
+        try:
+            return reader.find(self.id)
+        finally:
+            reader.close()
+
+    def _kept_if_any(self) -> KeptJob | None:
+        """As `_kept`; None where Redis does not answer, too: schedulers tell what they know without it."""
+        try:
+            return self._kept()
+        except (Unavailable, Refused):
+            return None
+
+    def _ask_until_taken_over(self) -> tuple[list[Told], m.JobStatus | None]:
+        """Ask; of a durable job that no scheduler has at the moment, until one has it, which takes a second or so."""
+        deadline = time.monotonic() + TAKE_OVER_S
+        while True:
+            told = self._ask()
+            row = self._row(told)
+            if row is not None and row.state not in ledger.OVER:
+                return told, row
+            kept = self._kept_if_any()
+            if kept is None:
+                return told, row
+            if kept.state != "open":
+                return told, attached.row(kept)
+            if time.monotonic() >= deadline:
+                raise Unavailable(
+                    f"job {self.id} is in Redis, and no scheduler has taken it over",
+                    hint="`sparrowmq status` shows them",
+                )
+            time.sleep(_POLL_S_MAX / 5)
 
     def _ask(self) -> list[Told]:
         return self._connection.inquire(m.Query(1, "job", self.id), QUERY_TIMEOUT_S)
@@ -150,9 +212,11 @@ def _unknown(text: str) -> UsageError:
 
 
 class Detached:
-    """Submits jobs that outlive this client: they end with their scheduler, and their results are not kept.
+    """Submits jobs that outlive this client.
 
-    What becomes of them is in the schedulers' ledgers (`JobHandle`). Each method returns once a scheduler has
+    Where schedulers have a Redis such jobs are durable: they survive their scheduler, and `JobHandle.attach` has their
+    results. Otherwise they end with their scheduler, and their results are not kept (`JobHandle.durable` tells). What
+    becomes of them is in the schedulers' ledgers. Each method returns once a scheduler has
     accepted the job, and raises what kept it from that: Rejected, Unavailable, and everything that the same method
     of `Client` raises. A detached job is one job of the cluster: TooLarge beyond 100,000 tasks or 60 MiB.
     """

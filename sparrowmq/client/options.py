@@ -27,7 +27,7 @@ PYTHON_VERSION: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 class JobOptions(TypedDict, total=False):
     """The options that `Client.options`, `map`, `starmap`, `imap`, `run_commands` and `sleep` take.
 
-    policy: "late-binding" (default), "batch", "per-task" or "random".
+    policy: "late-binding" (default), "assisted", "batch", "per-task" or "random".
     probe_ratio: probes a task, any real from 1 to 100 (default 2).
     name: shown by ``sparrowmq job list`` (default: the function's or command's name).
     timeout_s: a task that runs longer is killed and raises `TaskTimedOut` (default: no limit).
@@ -38,6 +38,10 @@ class JobOptions(TypedDict, total=False):
         "TaskCrashed"), or several of them; subclasses count. None (default): any failure.
     hedge_after: a task that has run so long gets a second attempt on another worker, and the first result counts (so
         it may run twice): seconds, or "p95" (any quantile) of the job's finished tasks. None (default): never.
+    at_most_once: no task is ever started twice: one that may have started when its worker or scheduler died raises
+        `TaskLost` (default: False, it is started again).
+    durable: the job and its results are kept in Redis: it goes on when its client or its scheduler dies, and
+        `Client.attach` has its results, for ``store.results_ttl_s`` after its end (default: False).
     """
 
     policy: str
@@ -49,6 +53,8 @@ class JobOptions(TypedDict, total=False):
     backoff_s: float
     retry_on: retrying.Failures
     hedge_after: str | float | None
+    at_most_once: bool
+    durable: bool
 
 
 OPTION_NAMES: Final = frozenset(JobOptions.__annotations__)
@@ -119,6 +125,8 @@ _CHECKS: Final[dict[str, Callable[[Any], dict[str, Any]]]] = {
     "backoff_s": lambda value: {"backoff_s": _number("backoff_s", value, 0.0, _SECONDS_MAX)},
     "retry_on": lambda value: {"retry_on": retrying.names(value)},
     "hedge_after": _hedge,
+    "at_most_once": lambda value: {"at_most_once": _flag("at_most_once", value)},
+    "durable": lambda value: {"durable": _flag("durable", value)},
 }
 
 
@@ -130,6 +138,9 @@ def for_kind(spec: m.JobSpec, kind: int, default_name: str) -> m.JobSpec:
     if not spec.retries and (spec.retry_on or spec.backoff_s):
         given = "retry_on" if spec.retry_on else "backoff_s"
         raise UsageError(f"{given} without retries: nothing would be tried again", hint="add retries=3, for example")
+    if spec.at_most_once and (spec.retries or spec.hedge_after_s or spec.hedge_quantile):
+        given = "retries" if spec.retries else "hedge_after"
+        raise UsageError(f"{given} with at_most_once: that would start a task twice", hint="leave one of them out")
     return msgspec.structs.replace(
         spec,
         kind=kind,
@@ -161,6 +172,12 @@ def _text(name: str, value: object) -> str:
     if not isinstance(value, str) or len(value) > limits.TEXT_CHARS_MAX:
         shown = f"{len(value):,} characters" if isinstance(value, str) else type(value).__name__
         raise UsageError(f"{name}: expected a text of at most {limits.TEXT_CHARS_MAX} characters, got {shown}")
+    return value
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise UsageError(f"{name}: expected True or False, got {value!r}")
     return value
 
 

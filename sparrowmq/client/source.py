@@ -20,12 +20,16 @@ _STORE_SCHEMES: Final = ("redis://", "rediss://", "unix://")
 _SCHEDULER_SCHEMES: Final = ("tcp://", "ipc://")
 
 Addresses = dict[str, str]  # scheduler id -> address for clients
+Dead = Mapping[str, int]  # scheduler id -> the incarnation that an assistant has declared dead
+Changed = Callable[[Addresses, Dead], None]
 
 
 class Source(Protocol):
-    """Keeps telling which schedulers there are."""
+    """Keeps telling which schedulers there are. ``store``: the Redis that it asks, None where it asks none."""
 
-    def start(self, post: Callable[[Callable[[], None]], None], changed: Callable[[Addresses], None]) -> None:
+    store: StoreSettings | None
+
+    def start(self, post: Callable[[Callable[[], None]], None], changed: Changed) -> None:
         """Call ``changed`` through ``post`` now or later, and again at each change."""
 
     def stop(self) -> None:
@@ -38,13 +42,15 @@ class Source(Protocol):
 class FixedSource:
     """Schedulers at given addresses."""
 
+    store: StoreSettings | None = None
+
     def __init__(self, addresses: tuple[str, ...]) -> None:
         self._addresses = addresses
 
-    def start(self, post: Callable[[Callable[[], None]], None], changed: Callable[[Addresses], None]) -> None:
+    def start(self, post: Callable[[Callable[[], None]], None], changed: Changed) -> None:
         """See `Source.start`."""
         addresses = {address: address for address in self._addresses}
-        post(lambda: changed(addresses))
+        post(lambda: changed(addresses, {}))
 
     def stop(self) -> None:
         """See `Source.stop`."""
@@ -62,16 +68,18 @@ class StoreSource:
 
     def __init__(self, url: str, origin: str, settings: StoreSettings) -> None:
         self._settings = msgspec.structs.replace(settings, url=url)
+        self.store: StoreSettings | None = self._settings
         self._origin = origin
         self._outage = ""
         self._stop: Callable[[float], None] | None = None
 
-    def start(self, post: Callable[[Callable[[], None]], None], changed: Callable[[Addresses], None]) -> None:
+    def start(self, post: Callable[[Callable[[], None]], None], changed: Changed) -> None:
         """See `Source.start`. Raises ConfigError for a URL that is none."""
         from sparrowmq.store.registry import SchedulerRecord, StoreThread  # redis-py loads slowly: only when needed
 
         def on_schedulers(records: dict[str, SchedulerRecord]) -> None:
-            changed({record.id: record.address_clients for record in records.values()})
+            addresses = {record.id: record.address_clients for record in records.values()}
+            changed(addresses, {record.id: record.incarnation for record in records.values() if record.dead})
 
         watcher = StoreThread(self._settings, on_schedulers=on_schedulers, post=post, log=self._log)
         watcher.start()

@@ -167,6 +167,19 @@ def hetero(rows: Sequence[Record]) -> Chart:
     return Chart("Short jobs beside long ones", "slots, long jobs", "response of short jobs (ms)", series, log_y=True)
 
 
+def hints(rows: Sequence[Record]) -> Chart:
+    """Return median delays over load, for one load over the interval of beats; a line for each number of schedulers."""
+    over_load = len({row["load"] for row in rows}) > 1
+
+    def label(row: Record) -> str:
+        beats = f", beats each {row['beats_ms']:g} ms" if over_load and row["beats_ms"] else ""
+        return f"{row['policy']}{beats}, schedulers: {row['schedulers']}"
+
+    series = _lines(rows, label, "load" if over_load else "beats_ms", "delay_p50_ms", "")
+    x_label = "load" if over_load else "interval of beats (ms; 0: no assistant)"
+    return Chart("Load hints", x_label, "median scheduling delay (ms)", series, log_y=True)
+
+
 def replay(rows: Sequence[Record]) -> Chart:
     """Return the percentiles of a replay beside those of the recording and of the central queue."""
     series = []

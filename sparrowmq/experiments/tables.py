@@ -122,6 +122,22 @@ def hetero(done: Done) -> Table:
     return Table(rows, ("policy", "load", *parts, *columns), figures.HETERO_SAYS)
 
 
+def hints(done: Done) -> Table:
+    """Return the delays of "assisted" beside those of late binding with the same load and number of schedulers."""
+    native = {(s.load, s.schedulers): row for s, row in done if s.policy == "late-binding"}
+    rows = []
+    for setup, row in done:
+        record, base = plain(setup, row), native.get((setup.load, setup.schedulers))
+        record |= {"beats_ms": round(setup.beats_s * 1e3, 3), "eager": setup.eager}
+        record["native_p50_ms"], record["native_p95_ms"] = base and base.delay_p50_ms, base and base.delay_p95_ms
+        record["times_better"] = _times(base.delay_p50_ms if base else None, row.delay_p50_ms)
+        rows.append(record)
+    delays = ("delay_p50_ms", "native_p50_ms", "times_better", "delay_p95_ms", "native_p95_ms")
+    return Table(
+        rows, ("policy", "load", "schedulers", "beats_ms", "jobs", *delays, "messages_per_task"), figures.HINTS_SAYS
+    )
+
+
 def replay(done: Done, *, load: float | None, meta: Mapping[str, str]) -> Table:
     """Return a trace's results beside those of the recording and of the central queue on the same trace.
 
@@ -179,6 +195,7 @@ _SHOWN: Final[Mapping[str, Callable[[Any], str]]] = {
     "load": lambda value: f"{value:.3g}",
     "probe_ratio": lambda value: f"{value:g}",
     "better_than_1": lambda value: f"{value:.2f}",
+    "times_better": lambda value: f"{value:.2f}",
     "messages_per_task": lambda value: f"{value:.2f}",
     "cancellation": lambda value: "yes" if value else "no",
 }

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from sparrowmq.settings import LogSettings, SchedulerSettings, StoreSettings, WorkerSettings
+from sparrowmq.settings import AssistantSettings, LogSettings, SchedulerSettings, StoreSettings, WorkerSettings
 
 SOCKET_PATH_CHARS_MAX: Final = 90  # a Unix socket's path has at most 107, its ending included
 
@@ -25,12 +25,14 @@ class LaunchSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     directory: str
     schedulers: int
     workers: int
+    assistants: int = 0
     scheduler: SchedulerSettings = SchedulerSettings()
     worker: WorkerSettings = WorkerSettings()
+    assistant: AssistantSettings = AssistantSettings()
     store: StoreSettings = StoreSettings()
     log: LogSettings = LogSettings()
     detached: bool = False
-    restart: bool = False  # whether a scheduler or worker that fails is replaced; one that ends in order is not
+    restart: bool = False  # whether a process that fails is replaced; one that ends in order is not
     start_timeout_s: float = 15.0
     drain_timeout_s: float = 10.0  # at SIGTERM
     state_path: str = ""

@@ -1,4 +1,5 @@
-"""The process a local cluster hangs on: it loads everything once, forks schedulers and workers, and minds them.
+"""The process a local cluster hangs on: it loads everything once, forks schedulers, workers and assistants, and minds
+them.
 
 Owns: the order of starting and stopping, and that nothing outlives it or its owner. Must not know: what a
 role does. It has one thread and no ZeroMQ context, so that forking is safe at any time; the children share
@@ -40,6 +41,7 @@ SCHEDULER_STOP_S = 1.0  # once the workers have drained
 OWNER_CHECK_S = 1.0
 READY_CHECK_S = 0.01
 _NEVER = float("inf")
+_ARTICLES = {"scheduler": "a scheduler", "worker": "a worker", "assistant": "an assistant"}
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -116,7 +118,7 @@ class Launcher:
             self._server.launch()
             self._server_started = time.monotonic()
             self._store = msgspec.structs.replace(self._store, url=self._server.url)
-        _preload()  # meanwhile the server starts
+        _preload(self._spec.assistants)  # meanwhile the server starts
         from sparrowmq.runtime import logs
         from sparrowmq.store.registry import Registry
 
@@ -128,7 +130,12 @@ class Launcher:
         self._registry.ping()
         gc.collect()
         gc.freeze()  # keeps the collector from touching, and so copying, what the children share
-        for role, count in (("scheduler", self._spec.schedulers), ("worker", self._spec.workers)):
+        spec = self._spec
+        for role, count in (
+            ("scheduler", spec.schedulers),
+            ("assistant", spec.assistants),
+            ("worker", spec.workers),
+        ):
             for _ in range(count):
                 self._fork(role)
 
@@ -179,20 +186,26 @@ class Launcher:
             os.dup2(null, 0)
             os.close(null)
             os.dup2(2, 1)  # standard output is the launcher's channel to its owner
-            from sparrowmq.runtime import roles
-
-            spec = self._spec
-            if role == "scheduler":
-                settings = nearby(spec.scheduler, Path(spec.directory, identity))
-                status = roles.run_scheduler(settings, self._store, spec.log, id=identity)
-            else:
-                status = roles.run_worker(spec.worker, self._store, spec.log, id=identity)
+            status = self._be(role, identity)
         except BaseException:
             traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
+
+    def _be(self, role: str, identity: str) -> int:
+        spec = self._spec
+        if role == "assistant":
+            from sparrowmq.runtime.assisting import run_assistant
+
+            return run_assistant(spec.assistant, self._store, spec.log, id=identity)
+        from sparrowmq.runtime import roles
+
+        if role == "scheduler":
+            settings = nearby(spec.scheduler, Path(spec.directory, identity))
+            return roles.run_scheduler(settings, self._store, spec.log, id=identity)
+        return roles.run_worker(spec.worker, self._store, spec.log, id=identity)
 
     def _reap(self) -> None:
         for pid in list(self._members):
@@ -209,7 +222,7 @@ class Launcher:
                 continue
             fields = {"id": member.id, "pid": pid, "status": code}
             in_order = member.told or code == 0
-            _log("info" if in_order else "warning", f"a {member.role} ended", fields)
+            _log("info" if in_order else "warning", f"{_ARTICLES[member.role]} ended", fields)
             if self._spec.restart and not in_order:
                 self._restart_later(member)
         waiting = any(restart.role == "store" for restart in self._restarts)
@@ -224,7 +237,8 @@ class Launcher:
         failures = restarts.in_a_row(member.failures, now - member.started)
         if restarts.is_hopeless(failures):
             fields = {"id": member.id, "failures": failures}
-            _log("error", f"a {member.role} keeps ending soon after its start and is not started again", fields)
+            event = f"{_ARTICLES[member.role]} keeps ending soon after its start and is not started again"
+            _log("error", event, fields)
             return
         self._restarts.append(_Restart(now + restarts.delay_s(failures), member.role, failures))
 
@@ -282,7 +296,8 @@ class Launcher:
         if self._registry is None:
             return
         schedulers, workers = self._registry.schedulers(), self._registry.workers()
-        ready = {id for id, worker in workers.items() if worker.schedulers >= self._spec.schedulers} | set(schedulers)
+        ready = {id for id, worker in workers.items() if worker.schedulers >= self._spec.schedulers}
+        ready |= {*schedulers, *(self._registry.assistants() if self._spec.assistants else ())}
         missing = [member.id for member in self._members.values() if member.id not in ready]
         if not missing:
             self._ready = True
@@ -303,6 +318,7 @@ class Launcher:
                 started_unix_s=time.time(),
                 schedulers=self._spec.schedulers,
                 workers=self._spec.workers,
+                assistants=self._spec.assistants,
                 log_path=self._spec.log_path,
             )
             state.write(Path(self._spec.state_path), found)
@@ -367,18 +383,18 @@ class Launcher:
         self._stopping, self._stop_deadline = True, deadline
         self._tell("worker")
         if not drain_s:
-            self._tell("scheduler")
+            self._tell("scheduler", "assistant")
 
-    def _tell(self, role: str) -> None:
-        self._schedulers_told = self._schedulers_told or role == "scheduler"
+    def _tell(self, *roles: str) -> None:
+        self._schedulers_told = self._schedulers_told or "scheduler" in roles
         for member in self._members.values():
-            if member.role == role:
+            if member.role in roles:
                 _signal(member.pid, signal.SIGTERM)
 
     def _go_on_stopping(self, now: float) -> None:
         workers_left = any(member.role == "worker" for member in self._members.values())
         if not workers_left and not self._schedulers_told:
-            self._tell("scheduler")
+            self._tell("scheduler", "assistant")
             self._stop_deadline = now + SCHEDULER_STOP_S
         if now >= self._stop_deadline:
             for member in self._members.values():
@@ -386,10 +402,13 @@ class Launcher:
             self._stop_deadline = now + 1.0
 
 
-def _preload() -> None:
+def _preload(assistants: int) -> None:
     """Import all that the children use, so that they need not."""
     import sparrowmq.executor.slot
-    import sparrowmq.runtime.roles  # noqa: F401
+    import sparrowmq.runtime.roles
+
+    if assistants:
+        import sparrowmq.runtime.assisting  # noqa: F401
 
 
 def _signal(pid: int, number: int) -> None:

@@ -5,21 +5,17 @@ Owns: which parts make a role, its signals, its registration. Must not know: how
 
 from __future__ import annotations
 
-import gc
 import os
 import random
-import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
 
 import sparrowmq
-from sparrowmq import ids
 from sparrowmq.core import effects as fx
 from sparrowmq.core.node_monitor import NodeMonitor
 from sparrowmq.core.scheduler import Scheduler
@@ -33,10 +29,10 @@ from sparrowmq.protocol import messages as m
 from sparrowmq.runtime import logs, memory
 from sparrowmq.runtime.driver import Driver
 from sparrowmq.runtime.loop import Loop
+from sparrowmq.runtime.process import Links, Role
 from sparrowmq.settings import LogSettings, SchedulerSettings, StoreSettings, WorkerSettings
-from sparrowmq.store.registry import Record, SchedulerRecord, StoreThread, WorkerRecord
-from sparrowmq.transport.context import new_context
-from sparrowmq.transport.dealer import Dealer
+from sparrowmq.store.keeper import Keeper
+from sparrowmq.store.registry import SchedulerRecord, WorkerRecord
 from sparrowmq.transport.link import LinkOptions
 from sparrowmq.transport.router import Router
 
@@ -47,7 +43,7 @@ PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 def run_scheduler(settings: SchedulerSettings, store: StoreSettings, log: LogSettings, *, id: str | None = None) -> int:
     """Be a scheduler until it is told to end; return the process's exit status."""
     memory.keep_freed()
-    role = _Role("scheduler", id, log)
+    role = Role("scheduler", id, log)
     machine = Scheduler(
         id=role.id,
         incarnation=role.incarnation,
@@ -57,13 +53,19 @@ def run_scheduler(settings: SchedulerSettings, store: StoreSettings, log: LogSet
         unix_offset_s=time.time() - time.monotonic(),
         host=role.host,
         pid=os.getpid(),
+        durable=bool(store.url),
     )
+    keeper = _keeper(role, store, machine)
     routers: dict[str, Router] = {}
     driver = Driver(
         role.loop,
         machine,
         lambda peer, batch: routers[peer[0]].send(peer, batch),
-        {fx.Close: lambda effect: routers[effect.peer[0]].forget(effect.peer)},
+        {
+            fx.Close: lambda effect: routers[effect.peer[0]].forget(effect.peer),
+            fx.Deposit: role.deposits(store, settings.beat_interval_s),
+            **({} if keeper is None else dict.fromkeys((fx.SaveJob, fx.SaveOutcomes, fx.ForgetJob), keeper.write)),
+        },
         logs.emit,
     )
 
@@ -94,8 +96,11 @@ def run_scheduler(settings: SchedulerSettings, store: StoreSettings, log: LogSet
     )
     logs.emit("info", "listening", {"workers": record.address_workers, "clients": record.address_clients})
     registrar = role.register(store, record, None)
+    if keeper is not None:
+        keeper.start()
 
     role.loop.expecting = lambda: 0 < machine.state.tasks <= 2
+    machine.start(role.loop.now())
 
     def drain() -> None:
         if registrar is not None:
@@ -105,8 +110,29 @@ def run_scheduler(settings: SchedulerSettings, store: StoreSettings, log: LogSet
     def close_all() -> None:
         for router in routers.values():
             router.close()
+        if keeper is not None:
+            keeper.stop()
 
     return role.run(driver, drain, registrar, close_all)
+
+
+def _keeper(role: Role, store: StoreSettings, machine: Scheduler) -> Keeper | None:
+    """Return what keeps a scheduler's durable jobs; None without a Redis."""
+    if not store.url:
+        return None
+    loop = role.loop
+    return Keeper(
+        store,
+        id=role.id,
+        incarnation=role.incarnation,
+        rng=random.Random(role.rng.getrandbits(64)),
+        post=loop.post,
+        later=loop.call_later,
+        on_saved=lambda token, error, epoch, known: machine.saved(loop.now(), token, error, epoch, known),
+        on_orphans=lambda orphans: machine.orphaned(loop.now(), orphans),
+        may_adopt=machine.may_adopt,
+        log=logs.emit,
+    )
 
 
 def run_worker(settings: WorkerSettings, store: StoreSettings, log: LogSettings, *, id: str | None = None) -> int:
@@ -117,7 +143,7 @@ def run_worker(settings: WorkerSettings, store: StoreSettings, log: LogSettings,
     preload.check(settings.preload)
     memory.keep_freed()  # before the fork: slots gain most
     zygote = Zygote.start(SlotOptions.of(settings))
-    role = _Role("worker", id, log)
+    role = Role("worker", id, log)
     slots = settings.slots or available_slots()
     machine = NodeMonitor(
         id=role.id,
@@ -129,51 +155,27 @@ def run_worker(settings: WorkerSettings, store: StoreSettings, log: LogSettings,
         host=role.host,
         pid=os.getpid(),
     )
-    dealers: dict[Any, Dealer] = {}
+    links = Links(role)
     ready_within_s = settings.preload_timeout_s if settings.preload else None
     pool = SlotPool(role.loop, zygote, _SlotEvents(role.loop, machine), ready_within_s=ready_within_s)
-
-    def connect(effect: fx.Connect) -> None:
-        peer = effect.peer
-
-        def lost() -> None:
-            dealers.pop(peer, None)
-            driver.on_lost(peer)
-
-        dealers[peer] = Dealer(
-            role.context,
-            role.loop,
-            effect.address,
-            on_batch=lambda batch: driver.on_batch(peer, batch),
-            on_lost=lost,
-            on_bad=lambda error: driver.log("warning", "not a message", {"code": error.code, "detail": str(error)}),
-        )
-
-    def close(effect: fx.Close) -> None:
-        dealer = dealers.pop(effect.peer, None)
-        if dealer is not None:
-            dealer.close()
-
-    def send(peer: Any, batch: Sequence[m.AnyMessage]) -> None:
-        dealer = dealers.get(peer)
-        if dealer is not None:
-            dealer.send(batch)
 
     driver = Driver(
         role.loop,
         machine,
-        send,
+        links.send,
         {
-            fx.Connect: connect,
-            fx.Close: close,
+            fx.Connect: links.connect,
+            fx.Close: links.close,
             fx.SpawnSlot: lambda effect: pool.spawn(effect.slot),
             fx.StartTasks: pool.start,
             fx.ReclaimSlot: lambda effect: pool.reclaim(effect.slot),
             fx.InterruptSlot: lambda effect: pool.interrupt(effect.slot, effect.seq),
             fx.KillSlot: lambda effect: pool.kill(effect.slot),
+            fx.Deposit: role.deposits(store, settings.beat_interval_s),
         },
         logs.emit,
     )
+    links.drive(driver)
 
     def schedulers(found: dict[str, SchedulerRecord]) -> None:
         machine.schedulers_changed(role.loop.now(), {id: record.address_workers for id, record in found.items()})
@@ -205,70 +207,9 @@ def run_worker(settings: WorkerSettings, store: StoreSettings, log: LogSettings,
 
     def close_all() -> None:
         pool.close()
-        for dealer in list(dealers.values()):
-            dealer.close()
+        links.close_all()
 
     return role.run(driver, drain, registrar, close_all)
-
-
-class _Role:
-    """What every process has: an identity, a loop, a ZeroMQ context."""
-
-    def __init__(self, role: str, id: str | None, log: LogSettings) -> None:
-        self.rng = random.Random()
-        self.id = id or ids.node_id(role, self.rng)
-        self.incarnation = time.time_ns() // 1_000_000
-        self.host = socket.gethostname()
-        logs.setup(log, role=role, id=self.id)
-        self.loop = Loop(
-            lambda name, error, more: logs.emit("error", "callback failed", {"callback": name, "error": repr(error)})
-        )
-        self.context = new_context()
-
-    def register(
-        self,
-        store: StoreSettings,
-        record: Record,
-        on_schedulers: Callable[[dict[str, SchedulerRecord]], None] | None,
-    ) -> StoreThread | None:
-        """Make this process known, and keep it told of the schedulers; None without a Redis."""
-        if not store.url:
-            return None
-        thread = StoreThread(store, record=record, on_schedulers=on_schedulers, post=self.loop.post, log=logs.emit)
-        thread.start()
-        return thread
-
-    def run(
-        self,
-        driver: Driver,
-        drain: Callable[[], None],
-        registrar: StoreThread | None,
-        close_all: Callable[[], None],
-    ) -> int:
-        """Turn until told to end: the first signal drains, the second ends at once."""
-        told: list[int] = []
-
-        def on_signal() -> None:
-            told.append(1)
-            if len(told) == 1:
-                drain()
-            else:
-                driver.exit_reason = "told twice to end"
-                self.loop.stop()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self.loop.add_signal(number, on_signal)
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 50)  # the hot paths make few cycles and many lists
-        self.loop.run()
-        logs.emit("info", "ended", {"reason": driver.exit_reason})
-        if registrar is not None:
-            registrar.stop()
-        close_all()
-        self.loop.close()
-        self.context.destroy(linger=200)
-        return 0
 
 
 class _SlotEvents:

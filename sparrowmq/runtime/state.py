@@ -29,6 +29,7 @@ class ClusterState(msgspec.Struct, frozen=True):
     started_unix_s: float
     schedulers: int
     workers: int
+    assistants: int = 0
     log_path: str = ""
 
 

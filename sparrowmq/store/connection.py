@@ -62,18 +62,25 @@ def explained(url: str) -> Iterator[None]:
 
     try:
         yield
-    except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+    except redis.RedisError as error:
+        raise explain(url, error) from None
+
+
+def explain(url: str, error: Exception) -> Unavailable | Refused:
+    """Return what an error of redis-py means, naming the server and the user, never the password."""
+    import redis
+
+    if isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError):
         user = urlsplit(url).username or "default"
-        raise Refused(
+        return Refused(
             f"Redis at {describe(url)} refused user {user}: {error}",
             code="auth",
             hint="check user and password in store.url (redis://user:password@host:port/db)",
-        ) from None
-    except redis.RedisError as error:
-        raise Unavailable(
-            f"cannot use Redis at {describe(url)}: {_reason(error)}",
-            hint="is it running, and is store.url (--redis, SPARROWMQ_STORE_URL) right?",
-        ) from None
+        )
+    return Unavailable(
+        f"cannot use Redis at {describe(url)}: {_reason(error)}",
+        hint="is it running, and is store.url (--redis, SPARROWMQ_STORE_URL) right?",
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -1,21 +1,21 @@
-"""Who is there: the records of schedulers and workers in Redis, and the thread that keeps them true.
+"""Who is there: the records of schedulers, workers and assistants in Redis, and the thread that keeps them true.
 
-Owns: the keys, their lifetimes, and all blocking Redis I/O of a process. Must not know: what a scheduler or a
-worker does. Redis is never on the path of a task: whatever happens to it, known schedulers stay known until
-a successful read says otherwise.
+Owns: the keys and their lifetimes. Must not know: what a scheduler, a worker or an assistant does. Redis is never on
+the path of a task: whatever happens to it, known schedulers stay known until a successful read says otherwise.
 
-Keys, below the prefix: ``scheduler:<id>`` and ``worker:<id>`` hold JSON and expire; ``schedulers`` and
-``workers`` are the ids, sorted by their last refresh and bounded (a reader drops those whose record has expired;
-their owner adds them again at its next refresh); ``changed`` is a channel on which changes of the set of
-schedulers are announced.
+Keys, below the prefix: ``scheduler:<id>``, ``worker:<id>`` and ``assistant:<id>`` hold JSON and expire; ``schedulers``,
+``workers`` and ``assistants`` are the ids, sorted by their last refresh and bounded (a reader drops those whose record
+has expired; their owner adds them again at its next refresh); ``changed`` is a channel on which changes of the set of
+schedulers are announced; ``report:<id>`` is what an assistant last told of itself.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -26,8 +26,10 @@ from sparrowmq.settings import StoreSettings
 from sparrowmq.store.connection import connect, describe, explained
 
 RECORD_BYTES_MAX = 4096
+REPORT_BYTES_MAX = 16 * 1024 * 1024
 SCHEDULERS_MAX = 1024
 WORKERS_MAX = 20_000
+ASSISTANTS_MAX = 64
 BACKOFF_MIN_S = 0.05
 BACKOFF_MAX_S = 1.0
 
@@ -37,7 +39,11 @@ Count = Annotated[int, Meta(ge=0, le=limits.INT_MAX)]
 
 
 class SchedulerRecord(msgspec.Struct, frozen=True):
-    """One scheduler: where it listens and who it is."""
+    """One scheduler: where it listens and who it is.
+
+    ``dead`` is why an assistant has declared this incarnation dead, "" if none has; one that lives unsays it with its
+    next refresh.
+    """
 
     id: Id
     incarnation: Count
@@ -46,6 +52,7 @@ class SchedulerRecord(msgspec.Struct, frozen=True):
     host: Text
     pid: Count
     package: Text
+    dead: Text = ""
 
 
 class WorkerRecord(msgspec.Struct, frozen=True):
@@ -61,8 +68,31 @@ class WorkerRecord(msgspec.Struct, frozen=True):
     schedulers: Count = 0
 
 
-Record = SchedulerRecord | WorkerRecord
-R = TypeVar("R", SchedulerRecord, WorkerRecord)
+class AssistantRecord(msgspec.Struct, frozen=True):
+    """One assistant."""
+
+    id: Id
+    incarnation: Count
+    host: Text
+    pid: Count
+    package: Text
+
+
+Record = SchedulerRecord | WorkerRecord | AssistantRecord
+R = TypeVar("R", bound=Record)
+
+# What keys are called, and how many ids are kept.
+_KINDS: Final[Mapping[type, tuple[str, int]]] = {
+    SchedulerRecord: ("scheduler", SCHEDULERS_MAX),
+    WorkerRecord: ("worker", WORKERS_MAX),
+    AssistantRecord: ("assistant", ASSISTANTS_MAX),
+}
+_REPLACE: Final = """\
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
+redis.call('PUBLISH', ARGV[3], ARGV[4])
+return 1
+"""
 
 
 class Registry:
@@ -75,6 +105,7 @@ class Registry:
         self._settings = settings
         self._redis = connect(settings)
         self._prefix = settings.prefix
+        self._ttl_ms = max(1, int(settings.ttl_s * 1000))
 
     def ping(self) -> None:
         """Return if the server answers."""
@@ -82,37 +113,69 @@ class Registry:
             self._redis.ping()
 
     def publish(self, record: Record, *, announce: bool = False) -> None:
-        """Write ``record`` for another ``ttl_s``; ``announce`` tells the watchers that the set has changed."""
-        with explained(self._settings.url), self._redis.pipeline(transaction=True) as pipe:
-            self._write(pipe, record, announce)
-            pipe.execute()
+        """Write ``record`` for another ``ttl_s``; ``announce`` tells the watchers that the set has changed.
+
+        So does finding that an assistant had declared the scheduler dead.
+        """
+        with explained(self._settings.url):
+            looks = isinstance(record, SchedulerRecord) and not announce
+            with self._redis.pipeline(transaction=True) as pipe:
+                if looks:
+                    pipe.get(f"{self._prefix}scheduler:{record.id}")
+                self._write(pipe, record, announce)
+                before = pipe.execute()[0]
+            found = _decode(before, SchedulerRecord) if looks else None
+            if found is not None and found.dead:
+                self._redis.publish(f"{self._prefix}changed", record.id)
 
     def _write(self, pipe: Any, record: Record, announce: bool) -> None:
-        kind = _kind(type(record))
-        ttl_ms = int(self._settings.ttl_s * 1000)
-        pipe.set(f"{self._prefix}{kind}:{record.id}", msgspec.json.encode(record), px=max(ttl_ms, 1))
+        kind, most = _KINDS[type(record)]
+        pipe.set(f"{self._prefix}{kind}:{record.id}", msgspec.json.encode(record), px=self._ttl_ms)
         pipe.zadd(f"{self._prefix}{kind}s", {record.id: time.time()})
-        pipe.zremrangebyrank(f"{self._prefix}{kind}s", 0, -1 - _most(type(record)))
+        pipe.zremrangebyrank(f"{self._prefix}{kind}s", 0, -1 - most)
         if announce:
             pipe.publish(f"{self._prefix}changed", record.id)
 
     def withdraw(self, record: Record) -> None:
         """Remove ``record`` and announce it, unless another incarnation has taken its id."""
-        kind = _kind(type(record))
+        kind, _ = _KINDS[type(record)]
         key = f"{self._prefix}{kind}:{record.id}"
         with explained(self._settings.url):
-            found: Record | None = (
-                _decode(self._redis.get(key), SchedulerRecord)
-                if isinstance(record, SchedulerRecord)
-                else _decode(self._redis.get(key), WorkerRecord)
-            )
+            found = _decode(self._redis.get(key), type(record))
             if found is not None and found.incarnation != record.incarnation:
                 return
             with self._redis.pipeline(transaction=True) as pipe:
-                pipe.delete(key)
+                pipe.delete(key, f"{self._prefix}report:{record.id}")
                 pipe.zrem(f"{self._prefix}{kind}s", record.id)
                 pipe.publish(f"{self._prefix}changed", record.id)
                 pipe.execute()
+
+    def condemn(self, id: str, incarnation: int, detail: str) -> bool:
+        """Mark this incarnation of a scheduler as dead and announce it; return whether its record was there.
+
+        Nothing happens where the scheduler writes its record meanwhile: it lives.
+        """
+        key = f"{self._prefix}scheduler:{id}"
+        with explained(self._settings.url):
+            before = self._redis.get(key)
+            found = _decode(before, SchedulerRecord)
+            if found is None or found.id != id or found.incarnation != incarnation:
+                return False
+            dead = msgspec.structs.replace(found, dead=detail[: limits.TEXT_CHARS_MAX] or "silent")
+            after = msgspec.json.encode(dead)
+            return bool(self._redis.eval(_REPLACE, 1, key, before, after, f"{self._prefix}changed", id))
+
+    def tell(self, id: str, report: bytes) -> None:
+        """Write an assistant's ``report`` of itself for another ``ttl_s``."""
+        with explained(self._settings.url):
+            self._redis.set(f"{self._prefix}report:{id}", report, px=self._ttl_ms)
+
+    def reports(self, ids: Iterable[str]) -> dict[str, bytes]:
+        """Return the last report of each of these assistants that has written one: anybody may have written there."""
+        names = list(ids)
+        with explained(self._settings.url):
+            found = self._redis.mget([f"{self._prefix}report:{id}" for id in names]) if names else []
+        return {id: value for id, value in zip(names, found, strict=True) if value and len(value) <= REPORT_BYTES_MAX}
 
     def schedulers(self) -> dict[str, SchedulerRecord]:
         """Return the schedulers by id."""
@@ -121,6 +184,10 @@ class Registry:
     def workers(self) -> dict[str, WorkerRecord]:
         """Return the workers by id."""
         return self._read(WorkerRecord)
+
+    def assistants(self) -> dict[str, AssistantRecord]:
+        """Return the assistants by id."""
+        return self._read(AssistantRecord)
 
     def refresh(
         self, record: Record | None, known: Iterable[str], *, announce: bool = False
@@ -134,7 +201,7 @@ class Registry:
     def _read(
         self, kind: type[R], known: Iterable[str] = (), record: Record | None = None, announce: bool = False
     ) -> dict[str, R]:
-        name, most = _kind(kind), _most(kind)
+        name, most = _KINDS[kind]
         members = f"{self._prefix}{name}s"
         prefix = f"{self._prefix}{name}:".encode()
         guess = [identity.encode() for identity in known]
@@ -167,14 +234,6 @@ class Registry:
         self._redis.close()
 
 
-def _kind(record: type[Record]) -> str:
-    return "scheduler" if record is SchedulerRecord else "worker"
-
-
-def _most(record: type[Record]) -> int:
-    return SCHEDULERS_MAX if record is SchedulerRecord else WORKERS_MAX
-
-
 def _decode(value: bytes | None, kind: type[R]) -> R | None:
     """Return the record, or None for what is none: anybody may have written there."""
     if value is None or len(value) > RECORD_BYTES_MAX:
@@ -185,8 +244,15 @@ def _decode(value: bytes | None, kind: type[R]) -> R | None:
         return None
 
 
+class _Condemned(NamedTuple):
+    id: str
+    incarnation: int
+    detail: str
+    until_s: float  # later, it would be old news
+
+
 class StoreThread:
-    """Keeps a process registered and tells it which schedulers there are; all of its Redis I/O is in here.
+    """Keeps a process registered and tells it which schedulers there are.
 
     ``record`` is published at once, refreshed, and withdrawn by `stop`. ``on_schedulers`` gets a new dict of
     records by id whenever the set or a record in it changed; it is called through ``post``, which must be
@@ -213,7 +279,12 @@ class StoreThread:
         self._wake = threading.Event()
         self._stopping = False
         self._published: Record | None = None
+        self._report = b""
+        self._reported = b""
+        self._condemned: deque[_Condemned] = deque(maxlen=SCHEDULERS_MAX)
         self._refresh_at = 0.0
+        self._look_at = 0.0
+        self._announced = False
         self._known: dict[str, SchedulerRecord] = {}
         self._down = False
         self._removals_from = 0.0  # an outage: no scheduler is removed before this moment
@@ -229,6 +300,16 @@ class StoreThread:
     def update(self, record: Record) -> None:
         """Publish ``record`` from now on. Thread-safe; returns at once."""
         self._record = record
+        self._wake.set()
+
+    def tell(self, report: bytes) -> None:
+        """Write this assistant's report of itself (`Registry.tell`). Thread-safe; returns at once."""
+        self._report = report
+        self._wake.set()
+
+    def condemn(self, id: str, incarnation: int, detail: str) -> None:
+        """Mark a scheduler as dead (`Registry.condemn`), soon or not at all. Thread-safe; returns at once."""
+        self._condemned.append(_Condemned(id, incarnation, detail, time.monotonic() + self._settings.ttl_s))
         self._wake.set()
 
     def stop(self, timeout_s: float = 1.0) -> None:
@@ -261,8 +342,11 @@ class StoreThread:
         record = self._record
         due = record if record is not self._published or now >= self._refresh_at else None
         announce = isinstance(due, SchedulerRecord) and (self._published is None or self._down)
-        if self._on_schedulers is not None:
+        looks = self._on_schedulers is not None and (due is not None or self._announced or now >= self._look_at)
+        if looks:
+            self._announced = False
             self._tell(self._registry.refresh(due, self._known, announce=announce), now)
+            self._look_at = now + self._settings.poll_interval_s
         elif due is not None:
             self._registry.publish(due, announce=announce)
         elif self._down:
@@ -273,9 +357,21 @@ class StoreThread:
         if self._down:
             self._down = False
             self._log("info", "Redis answers again", {"redis": describe(self._settings.url)})
+        self._run_errands(now)
         if self._on_schedulers is None:
             return max(0.0, self._refresh_at - now) if record is not None else self._settings.refresh_interval_s
-        return min(self._settings.poll_interval_s, max(0.0, self._refresh_at - now) if record is not None else 3600.0)
+        return max(0.0, min(self._look_at, self._refresh_at if record is not None else self._look_at) - now)
+
+    def _run_errands(self, now: float) -> None:
+        while self._condemned:
+            condemned = self._condemned[0]
+            if now < condemned.until_s:
+                self._registry.condemn(condemned.id, condemned.incarnation, condemned.detail)
+            self._condemned.popleft()
+        report = self._report
+        if report is not self._reported and self._record is not None:
+            self._registry.tell(self._record.id, report)
+            self._reported = report
 
     def _tell(self, found: dict[str, SchedulerRecord], now: float) -> None:
         if self._down:
@@ -289,7 +385,7 @@ class StoreThread:
                 self._post(lambda: callback(told))
 
     def _outage(self, error: Exception) -> None:
-        self._refresh_at = 0.0  # back empty: register at once
+        self._refresh_at = self._look_at = 0.0  # back empty: register at once
         if not self._down:
             self._down = True
             self._log("warning", "Redis does not answer; going on without it", {"reason": str(error)})
@@ -309,8 +405,10 @@ class StoreThread:
                     while not self._stopping:
                         # A short wait: `stop` does not reach this thread otherwise.
                         if channel.get_message(timeout=self._settings.poll_interval_s) is not None:
+                            self._announced = True
                             self._wake.set()
             except redis.RedisError:
+                self._announced = True
                 self._wake.set()  # it finds out, and logs, whether the server is gone
                 time.sleep(BACKOFF_MAX_S)
         client.close()

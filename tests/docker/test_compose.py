@@ -56,6 +56,14 @@ class Compose:
         rows = json.loads(docker("exec", scheduler, "sparrowmq", "-o", "json", "worker", "list"))
         return [row for row in rows if row["state"] == "alive"]
 
+    def assistants(self) -> list[dict[str, Any]]:
+        """What the assistants tell, the leader first."""
+        scheduler = self.containers("scheduler")[0]
+        rows: list[dict[str, Any]] = json.loads(
+            docker("exec", scheduler, "sparrowmq", "-o", "json", "assistant", "show")
+        )
+        return rows
+
     def containers(self, service: str) -> list[str]:
         return self("ps", "-q", service).split()
 
@@ -114,9 +122,26 @@ def test_a_function_of_the_jobs_directory(compose: Compose) -> None:
 
 
 def test_nobody_is_root_and_nothing_is_published(compose: Compose) -> None:
-    for container in compose.containers("scheduler") + compose.containers("worker"):
+    for container in [id for role in ("scheduler", "worker", "assistant") for id in compose.containers(role)]:
         assert docker("inspect", "--format", "{{.Config.User}}", container) == "10001:10001"
         assert docker("inspect", "--format", "{{json .HostConfig.PortBindings}}", container) in ("{}", "null")
+
+
+def test_a_paused_worker_is_found_dead_by_one_of_two_assistants_and_comes_back(compose: Compose) -> None:
+    def states() -> Counter[str]:
+        return Counter(node["state"] for node in compose.assistants()[0]["nodes"])
+
+    eventually(lambda: states() == {"alive": WORKERS + 1}, "every worker and the scheduler beat")
+    assert [row["leads"] for row in compose.assistants()] == [True, False]
+    victim = compose.containers("worker")[0]
+    docker("pause", victim)
+    try:
+        eventually(lambda: states() == {"alive": WORKERS, "dead": 1}, "the paused worker is dead", 10.0)
+        eventually(lambda: len(compose.workers()) == WORKERS - 1, "the scheduler gave it up", 10.0)
+    finally:
+        docker("unpause", victim)
+    eventually(lambda: states() == {"alive": WORKERS + 1}, "it is back")
+    eventually(lambda: len(compose.workers()) == WORKERS, "the scheduler has it back")
 
 
 def test_killed_workers_lose_no_task(compose: Compose) -> None:
@@ -135,8 +160,8 @@ def test_killed_workers_lose_no_task(compose: Compose) -> None:
 
 def test_sigterm_ends_every_role_cleanly_within_its_grace_period(compose: Compose) -> None:
     """Docker's SIGTERM reaches the process: one that had to be killed would have ended with 137."""
-    roles = compose.containers("worker") + compose.containers("scheduler")
+    roles = [id for role in ("worker", "scheduler", "assistant") for id in compose.containers(role)]
     up = [container for container in roles if docker("inspect", "--format", "{{.State.Running}}", container) == "true"]
-    assert len(up) == WORKERS - 3 + 1
-    compose("stop", "worker", "scheduler", timeout_s=120.0)
+    assert len(up) == WORKERS - 3 + 1 + 2
+    compose("stop", "worker", "scheduler", "assistant", timeout_s=120.0)
     assert {docker("inspect", "--format", "{{.State.ExitCode}}", container) for container in up} == {"0"}

@@ -100,7 +100,7 @@ def test_it_grows_and_shrinks(cluster):
     processes = [psutil.Process(member.pid) for member in grown[len(before) :]]
     assert cluster.scale(len(before)) == before == cluster.workers
     until(lambda: gone(processes))
-    with pytest.raises(UsageError, match="workers: expected a number from 0 to 1,022, got -1"):
+    with pytest.raises(UsageError, match="workers: expected a number from 0 to 1,021, got -1"):
         cluster.scale(-1)
 
 
@@ -325,6 +325,18 @@ def detached(sparrowmq) -> Iterator[dict[str, object]]:
     yield json.loads(result.stdout)
     assert sparrowmq("down").stdout == "stopped\n"
     assert sparrowmq("down").stdout == "no local cluster runs\n"
+
+
+def test_it_has_an_assistant_that_hears_everybody(detached, sparrowmq):
+    (assistant,) = detached["assistants"]
+    names = {row["id"] for row in (*detached["workers"], *detached["schedulers"])}
+
+    def heard() -> set[str]:
+        (row,) = json.loads(sparrowmq("assistant", "show", "-o", "json").stdout)
+        assert row["id"] == assistant["id"]
+        return {node["id"] for node in row.get("nodes", []) if node["state"] == "alive"}
+
+    until(lambda: heard() == names)
 
 
 def test_a_second_cluster_is_refused(detached, sparrowmq):

@@ -8,26 +8,29 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from sparrowmq.errors import ConfigError, Refused, Unavailable
 from sparrowmq.settings import StoreSettings
 from sparrowmq.store.connection import connect, describe
 from sparrowmq.store.embedded import EmbeddedServer
-from sparrowmq.store.registry import SCHEDULERS_MAX, Registry, SchedulerRecord, StoreThread, WorkerRecord
+from sparrowmq.store.registry import (
+    SCHEDULERS_MAX,
+    AssistantRecord,
+    Record,
+    Registry,
+    SchedulerRecord,
+    StoreThread,
+    WorkerRecord,
+)
+from tests.support.store import stopped, until
 
 pytestmark = pytest.mark.timeout(60)
 
 
 def scheduler(name: str = "scheduler-a", incarnation: int = 1) -> SchedulerRecord:
     return SchedulerRecord(name, incarnation, "tcp://127.0.0.1:1", "tcp://127.0.0.1:2", "host", 7, "0.1.0")
-
-
-def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition was not met in time"
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -49,7 +52,7 @@ def settings(server: EmbeddedServer) -> StoreSettings:
 class Watcher:
     """A StoreThread with what it told and logged."""
 
-    def __init__(self, settings: StoreSettings, record: SchedulerRecord | WorkerRecord | None = None) -> None:
+    def __init__(self, settings: StoreSettings, record: Record | None = None) -> None:
         self.told: queue.Queue[dict[str, SchedulerRecord]] = queue.Queue()
         self.logged: list[tuple[str, str, dict[str, object]]] = []
         self.threads: set[str] = set()
@@ -95,6 +98,78 @@ def test_records_are_written_read_and_withdrawn(settings):
     registry.withdraw(scheduler())
     registry.withdraw(worker)
     assert (registry.schedulers(), registry.workers()) == ({}, {})
+
+
+def test_an_assistant_has_a_record_and_a_report(settings, watch):
+    registry, record = Registry(settings), AssistantRecord("assistant-1", 5, "host", 9, "0.1.0")
+    owner = watch(settings, record)
+    until(lambda: registry.assistants() == {"assistant-1": record})
+    assert registry.reports(["assistant-1", "assistant-2"]) == {}
+    owner.thread.tell(b"one")
+    until(lambda: registry.reports(["assistant-1"]) == {"assistant-1": b"one"})
+    owner.thread.tell(b"two")
+    until(lambda: registry.reports(["assistant-2", "assistant-1"]) == {"assistant-1": b"two"})
+    owner.thread.stop()
+    assert (registry.assistants(), registry.reports(["assistant-1"])) == ({}, {})
+    assert registry.reports([]) == {}
+
+
+def test_a_report_that_is_not_written_again_expires(settings):
+    registry = Registry(settings)
+    registry.tell("assistant-1", b"x")
+    until(lambda: not registry.reports(["assistant-1"]))
+
+
+def test_a_scheduler_is_condemned_where_its_incarnation_is_the_same(settings):
+    registry, client = Registry(settings), connect(settings)
+    registry.publish(scheduler(incarnation=3))
+    left_ms = client.pttl("t:scheduler:scheduler-a")
+    assert not registry.condemn("scheduler-a", 2, "an earlier one")
+    assert not registry.condemn("scheduler-b", 3, "nobody")
+    assert registry.schedulers()["scheduler-a"].dead == ""
+    assert registry.condemn("scheduler-a", 3, "x" * 5000)
+    (record,) = registry.schedulers().values()
+    assert record == msgspec.structs.replace(scheduler(incarnation=3), dead="x" * 256)
+    assert 0 < client.pttl("t:scheduler:scheduler-a") <= left_ms, "it expires as before"
+    registry.publish(scheduler(incarnation=3))
+    assert registry.schedulers()["scheduler-a"].dead == ""
+
+
+def test_being_condemned_and_coming_back_is_announced(settings, watch):
+    slow = msgspec.structs.replace(settings, poll_interval_s=3600.0, ttl_s=60.0, refresh_interval_s=3600.0)
+    watcher, owner = watch(slow), StoreThread(slow, record=scheduler())
+    owner.start()
+    assert [record.dead for record in watcher.next(5.0).values()] == [""]
+    client = connect(settings)
+    until(lambda: dict(client.pubsub_numsub("t:changed"))[b"t:changed"] == 1)
+    assistant = watch(slow, AssistantRecord("assistant-1", 5, "host", 9, "0.1.0"))
+    assistant.thread.condemn("scheduler-a", 1, "silent for 500 ms")
+    assert [record.dead for record in watcher.next(5.0).values()] == ["silent for 500 ms"]
+    owner.update(msgspec.structs.replace(scheduler()))  # as its next refresh does
+    assert [record.dead for record in watcher.next(5.0).values()] == [""]
+    owner.stop()
+
+
+def test_condemning_waits_for_redis_and_not_for_ever(server, settings, watch):
+    lasting = msgspec.structs.replace(settings, ttl_s=60.0)
+    registry = Registry(lasting)
+    registry.publish(scheduler())
+    assistant = watch(lasting, AssistantRecord("assistant-1", 5, "host", 9, "0.1.0"))
+    until(lambda: registry.assistants())
+    with stopped(server):
+        assistant.thread.condemn("scheduler-a", 1, "silent")
+        until(lambda: assistant.logged)
+    until(lambda: registry.schedulers()["scheduler-a"].dead == "silent")
+    registry.publish(scheduler())
+    brief = watch(settings, AssistantRecord("assistant-2", 5, "host", 9, "0.1.0"))
+    until(lambda: "assistant-2" in registry.assistants())
+    with stopped(server):
+        brief.thread.condemn("scheduler-a", 1, "silent")
+        began = time.monotonic()
+        until(lambda: brief.logged and time.monotonic() > began + settings.ttl_s)
+    until(lambda: brief.logged[-1][1] == "Redis answers again")
+    until(lambda: "assistant-2" in registry.assistants())
+    assert registry.schedulers()["scheduler-a"].dead == "", "what was true then may not be now"
 
 
 def test_refreshing_asks_redis_once_where_nothing_has_changed(settings):
@@ -149,8 +224,6 @@ def test_the_set_of_ids_is_bounded(settings):
 
 
 def test_changes_are_announced_before_the_next_poll(settings, watch):
-    import msgspec
-
     slow = msgspec.structs.replace(settings, poll_interval_s=3600.0)
     watcher = watch(slow)
     client = connect(settings)

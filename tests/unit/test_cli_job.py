@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sparrowmq.cli import ask, job, merge
+from sparrowmq.cli import ask, job, kept, merge
 from sparrowmq.errors import Unavailable
 from sparrowmq.protocol import messages as m
 
@@ -28,6 +28,7 @@ def answers(monkeypatch):
         return [m.Status(1, "scheduler-1", jobs=rows)]
 
     monkeypatch.setattr(ask, "statuses", statuses)
+    monkeypatch.setattr(kept, "_kept", lambda store, name: [])
     monkeypatch.setattr(job, "POLL_S_MIN", 0.001)
     monkeypatch.setattr(job, "POLL_S_MAX", 0.001)
     return SimpleNamespace(given=given, asked=asked)

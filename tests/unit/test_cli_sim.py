@@ -55,7 +55,7 @@ def test_every_command_explains_itself(words):
 
 
 def test_all_commands_are_there():
-    assert set(sim.commands) == {"fig3", "ratio", "cancel", "hetero", "run", "replay", "swarm"}
+    assert set(sim.commands) == {"fig3", "ratio", "cancel", "hetero", "hints", "run", "replay", "swarm", "detectors"}
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,9 @@ def test_all_commands_are_there():
         ("hetero", "slots", figures.HETERO_SLOTS),
         ("hetero", "long_durations", figures.HETERO_LONG_S),
         ("hetero", "long_shares", figures.HETERO_SHARES),
+        ("hints", "loads", figures.HINTS_LOADS),
+        ("hints", "beats_s", figures.HINTS_BEATS_S),
+        ("hints", "schedulers", figures.HINTS_SCHEDULERS),
         ("run", "loads", (setup.Setup().load,)),
     ],
 )
@@ -123,6 +126,11 @@ def test_each_figure_asks_for_its_points():
     assert [(each.slots, each.workload.long_share, each.warm_up_s, each.seed) for each in ASKED] == [
         (4, 0.1, 50.0, 7), (4, 0.5, 50.0, 7),
     ]  # fmt: skip
+    rows("hints", "--beats", "100ms", "--schedulers", "10", "--loads", ".8", "--tasks", "1", "--eager")
+    assert [(each.policy, each.beats_s) for each in ASKED] == [
+        ("late-binding", 0.0), ("assisted", 0.0), ("assisted", 0.1),
+    ]  # fmt: skip
+    assert {(each.schedulers, each.load, each.eager, each.workload.tasks) for each in ASKED} == {(10, 0.8, True, 1)}
 
 
 def test_run_takes_any_field():
@@ -131,7 +139,7 @@ def test_run_takes_any_field():
         "probe-ratio": "1.5", "seed": "4", "warm-up": "2s", "horizon": "1m", "latency": "1ms", "latency-law": "uniform",
         "scheduler-cost": "0.01ms", "worker-cost": "0.02ms", "arrivals": "deterministic", "tasks": "7",
         "tasks-law": "exponential", "duration": "50ms", "duration-law": "bimodal", "long-share": "0.2",
-        "long-duration": "3s",
+        "long-duration": "3s", "beats": "50ms",
     }  # fmt: skip
     words = [word for flag, value in flags.items() for word in (f"--{flag}", value)]
     rows("run", *words, "--no-cancellation", "--eager")
@@ -190,7 +198,7 @@ def test_csv_and_plot_are_saved(tmp_path):
     pytest.importorskip("matplotlib")
     rows("fig3", "--loads", ".3", "--csv", "out.csv", "--plot", "out.svg")
     with (tmp_path / "out.csv").open() as file:
-        assert [row["policy"] for row in csv.DictReader(file)] == list(setup.POLICIES)
+        assert [row["policy"] for row in csv.DictReader(file)] == list(setup.PAPER_POLICIES)
     assert (tmp_path / "out.svg").read_text().startswith("<?xml")
 
 

@@ -54,7 +54,8 @@ def test_failures_are_named_as_the_cluster_names_them(given: Any, names: list[st
     ("given", "text", "hint"),
     [
         ({"polcy": "batch"}, "unknown option 'polcy'", "did you mean 'policy'?"),
-        ({"quxx": 1}, "unknown option 'quxx'", "the options are backoff_s, hedge_after"),
+        ({"quxx": 1}, "unknown option 'quxx'", "the options are at_most_once, backoff_s, durable, hedge_after"),
+        ({"at_most_once": 1}, "at_most_once: expected True or False, got 1", ""),
         ({"retry_on": "ValuError"}, "no exception 'ValuError'", "did you mean 'ValueError'?"),
         ({"retry_on": "TaskCrash"}, "no exception 'TaskCrash'", "did you mean 'TaskCrashed'?"),
         ({"retry_on": "len"}, "no exception 'len'", ""),
@@ -90,6 +91,14 @@ def test_options_of_retries_without_retries_are_refused_when_a_job_is_made(given
     with pytest.raises(UsageError, match=f"{next(iter(given))} without retries"):
         submission.calls(spec, abs, [(1,)])
     assert submission.calls(options.make_spec(spec, retries=1), abs, [(1,)]).spec.retries == 1
+
+
+@pytest.mark.parametrize("given", [{"retries": 1}, {"hedge_after": "p95"}, {"hedge_after": 2.0}])
+def test_what_starts_a_task_twice_contradicts_at_most_once(given: dict[str, Any]) -> None:
+    spec = options.make_spec(at_most_once=True, **given)
+    with pytest.raises(UsageError, match=f"{next(iter(given))} with at_most_once"):
+        submission.calls(spec, abs, [(1,)])
+    assert submission.calls(options.make_spec(at_most_once=True), abs, [(1,)]).spec.at_most_once
 
 
 def test_a_quantile_may_have_a_fraction() -> None:

@@ -129,7 +129,7 @@ class Hinting:
         if self._ring is None:
             self._ring = sorted(self._workers, key=lambda id: (crc32(id.encode()), id))
         open_workers = [(id, beat.slots) for id in self._ring if not (beat := self._workers[id].beat).draining]
-        least = SHARE_MIN * sum(users.values()) / len(users)
+        least = SHARE_MIN * sum(users.values()) / len(users) or 1.0  # nothing is left of what they did
         weights = [max(demand, least) for demand in users.values()]
         scale = sum(slots for _, slots in open_workers) / sum(weights)
         ends = [end * scale for end in accumulate(weights)]

@@ -6,6 +6,7 @@ from, who asks, or when. As with late binding the tasks themselves go to whichev
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -27,7 +28,7 @@ def choose(rng: random.Random, share: Sequence[W], others: Sequence[W], count: i
     First those of the share where nothing waits, the least loaded before others; then as many of the rest where nothing
     waits, at random; then wherever the wait is shortest. Where there are fewer workers than reservations, all get the
     same number, and the first of that order one more. Not all workers are looked at, but LOOKS for each that is wanted
-    (of either kind, LOOKS_MIN at least), from a random one on.
+    (of either kind, LOOKS_MIN at least), at random.
     """
     n = len(share) + len(others)
     if not n:
@@ -66,11 +67,14 @@ def _best(rng: random.Random, share: Sequence[W], others: Sequence[W], count: in
 
 
 def _some(rng: random.Random, workers: Sequence[W], count: int) -> Sequence[W]:
-    """Return the workers to look at: as many as that takes in a row, from a random one on."""
+    """Return the workers to look at: as many as that takes, from a random one on, at a random distance.
+
+    Not in a row: the workers of a long job would stay neighbours, and whole neighbourhoods be full.
+    """
     n = len(workers)
     if not n:
         return ()
-    looks = min(n, max(LOOKS_MIN, LOOKS * count))
-    first = int(rng.random() * n)
-    found = workers[first : first + looks]
-    return found if len(found) == looks else [*found, *workers[: looks - len(found)]]
+    at, step = int(rng.random() * n), 1 + int(rng.random() * (n - 1))
+    while math.gcd(step, n) != 1:
+        step += 1
+    return [workers[(at + k * step) % n] for k in range(min(n, max(LOOKS_MIN, LOOKS * count)))]

@@ -90,6 +90,13 @@ def test_a_scheduler_that_starts_anew_counts_from_nothing() -> None:
     assert made._schedulers["s1"].demand >= 0.0
 
 
+def test_schedulers_of_which_nothing_is_known_any_more_share_alike() -> None:
+    made = hinting(*WORKERS, scheduler("s1", 100), scheduler("s2", 100))
+    for id in ("s1", "s2"):
+        made.observe(1.0, scheduler(id, 100, 1000))  # so many intervals later that nothing is left of the mean
+    assert [len(share) for share in shares(made, "s1", "s2", now=1.0).values()] == [6, 6]
+
+
 def test_what_is_forgotten_or_drains_is_in_no_share() -> None:
     made = hinting(*WORKERS, scheduler("s1", 1), scheduler("s2", 1))
     made.observe(0.0, worker("w3", 2, draining=True))

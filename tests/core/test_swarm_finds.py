@@ -8,6 +8,7 @@ import pytest
 from sparrowmq.core import effects as fx
 from sparrowmq.core import invariants
 from sparrowmq.core.assistant import Arrival, Assistant
+from sparrowmq.core.hinting import Hinting
 from sparrowmq.core.job import Job
 from sparrowmq.core.judge import DEAD, SUSPECT, Judge
 from sparrowmq.core.node_monitor import NodeMonitor
@@ -315,3 +316,14 @@ def test_an_assistant_that_takes_over_marks_the_schedulers_that_died_before() ->
     assistant.leads(3.0, 5)
     condemned = [effect for effect in assistant.take_effects() if isinstance(effect, fx.Condemn)]
     assert [(effect.scheduler, effect.incarnation) for effect in condemned] == [("s", 7)]
+
+
+def test_a_scheduler_that_used_hints_before_an_outage_does_not_end_the_assistant() -> None:
+    """Seed 274: nothing was left of anybody's demand, and the workers were divided by it."""
+    hinting = Hinting()
+    hinting.observe(1.0, Beat("worker", "w", 1, 1, 100, slots=2))
+    hinting.observe(1.0, Beat("scheduler", "s", 1, 1, 100, probes={"s": 5}))
+    hinting.observe(7.0, Beat("scheduler", "s", 1, 61, 100, probes={"s": 5}))
+    hints = hinting.hints(7.1, "s", 7)
+    assert hints is not None
+    assert hints.workers == ["w"]

@@ -58,6 +58,7 @@ def test_only_so_many_are_looked_at() -> None:
     chosen = assisted.choose(random.Random(2), range(10_000), range(10_000, 20_000), 20, wait)
     assert len(chosen) == 20
     assert len(looked) == len(set(looked)) == 2 * assisted.LOOKS * 20
+    assert len({worker // 1000 for worker in looked}) == 20  # from everywhere: neighbours are full together
 
 
 def test_free_names_only_workers_where_nothing_waits() -> None:

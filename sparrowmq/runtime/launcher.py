@@ -162,9 +162,12 @@ class Launcher:
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
+        # Until the child has handlers of its own, a signal for it would be told to this process through their pipe.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (*_STOP_SIGNALS, signal.SIGCHLD))
         pid = os.fork()
         if pid == 0:
             self._become(role, identity, parent)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._members[pid] = _Member(role, identity, pid, failures)
         _report(Report("started", role=role, id=identity, pid=pid))
 
@@ -177,6 +180,7 @@ class Launcher:
             signal.set_wakeup_fd(-1)
             for number in (*_STOP_SIGNALS, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_STOP_SIGNALS, signal.SIGCHLD))
             self._selector.close()
             for descriptor in (self._wake_read, self._wake_write):
                 os.close(descriptor)

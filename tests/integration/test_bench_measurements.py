@@ -71,7 +71,7 @@ def test_memory_leaves_nothing_queued() -> None:
 
 def test_footprint_counts_every_process_once() -> None:
     result = footprint.run(workers=2, seconds=0.2, runs=1)
-    assert result["processes"] == 2 * 3 + 1 + 2  # workers of three, a scheduler, the store and the launcher
+    assert result["processes"] == 2 * 3 + 1 + 3  # workers of three, a scheduler; the store, the launcher, an assistant
     assert result["pss_mb"] == pytest.approx(sum(result["pss_mb_by_role"].values()), rel=0.05)
     assert min(result["pss_mb_by_role"].values()) > 0
     assert 0 < result["up_ready_s"] <= result["up_first_result_s"]

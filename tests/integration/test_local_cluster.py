@@ -104,6 +104,14 @@ def test_it_grows_and_shrinks(cluster):
         cluster.scale(-1)
 
 
+def test_a_member_that_is_ended_right_after_its_start_does_not_end_the_cluster():
+    """Its signal came while it still had the launcher's handlers, which told the launcher to stop."""
+    with LocalCluster(workers=1, assistants=0) as cluster:
+        for _ in range(15):
+            cluster.scale(3)
+            assert len(cluster.scale(1)) == 1
+
+
 def test_repr_says_what_runs(cluster):
     assert repr(cluster) == f"<LocalCluster: 2 workers x 1 slots, 2 schedulers, {cluster.url}>"
     assert repr(LocalCluster()) == "<LocalCluster: not running>"

@@ -14,6 +14,7 @@ SEEDS = range(200)
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", BUGS)
 def test_the_swarm_finds_a_planted_bug(name: str, record_property: Callable[[str, object], None]) -> None:
     for seed in SEEDS:

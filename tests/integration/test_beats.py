@@ -57,15 +57,6 @@ class FakeServer:
 
 
 @pytest.fixture
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    embedded = EmbeddedServer(tmp_path_factory.mktemp("v"))
-    embedded.launch()
-    embedded.wait_ready()
-    yield embedded
-    embedded.stop()
-
-
-@pytest.fixture
 def settings(server: EmbeddedServer) -> StoreSettings:
     return StoreSettings(url=server.url, prefix="t:", reply_timeout_s=0.3, connect_timeout_s=0.3)
 

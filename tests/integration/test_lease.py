@@ -27,15 +27,6 @@ LEASE_S = 0.3
 
 
 @pytest.fixture
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    embedded = EmbeddedServer(tmp_path_factory.mktemp("v"))
-    embedded.launch()
-    embedded.wait_ready()
-    yield embedded
-    embedded.stop()
-
-
-@pytest.fixture
 def settings(server: EmbeddedServer) -> StoreSettings:
     return StoreSettings(url=server.url, prefix="t:")
 

@@ -34,15 +34,6 @@ def scheduler(name: str = "scheduler-a", incarnation: int = 1) -> SchedulerRecor
 
 
 @pytest.fixture
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    embedded = EmbeddedServer(tmp_path_factory.mktemp("v"))
-    embedded.launch()
-    embedded.wait_ready()
-    yield embedded
-    embedded.stop()
-
-
-@pytest.fixture
 def settings(server: EmbeddedServer) -> StoreSettings:
     return StoreSettings(
         url=server.url, prefix="t:", ttl_s=0.6, refresh_interval_s=0.1, poll_interval_s=0.2, reply_timeout_s=1.0

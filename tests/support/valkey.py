@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import redis
+
 from sparrowmq.settings import StoreSettings
 from sparrowmq.store.connection import connect
 from sparrowmq.store.embedded import server_binary
@@ -33,7 +35,7 @@ class Server:
             try:
                 client.ping()
                 break
-            except Exception:
+            except redis.ConnectionError:
                 assert self._process.poll() is None, "the server has ended"
         client.close()
 

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from sparrowmq import placement
-from sparrowmq.bench import sleep, target
-from sparrowmq.bench import trace as traces
+from sparrowmq.bench import sleep, target, trace as traces
 from sparrowmq.bench.tasks import count_words
 from sparrowmq.client.client import Client
 from sparrowmq.errors import SparrowError

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sparrowmq.bench import figures, report, sleep, target
-from sparrowmq.bench import trace as traces
+from sparrowmq.bench import figures, report, sleep, target, trace as traces
 from sparrowmq.local import LocalCluster
 from sparrowmq.settings import SchedulerSettings
 

@@ -16,8 +16,7 @@ from sparrowmq.client import options, submission
 from sparrowmq.client.client import Client
 from sparrowmq.client.future import Batch, Future
 from sparrowmq.errors import Unavailable
-from sparrowmq.protocol import codec
-from sparrowmq.protocol import messages as m
+from sparrowmq.protocol import codec, messages as m
 
 _EXAMPLES_MAX: Final = 5
 

@@ -20,14 +20,12 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from sparrowmq import placement
-from sparrowmq.bench import figures, report, target
-from sparrowmq.bench import trace as traces
+from sparrowmq.bench import figures, report, target, trace as traces
 from sparrowmq.bench.tasks import nap
 from sparrowmq.client.client import Client
 from sparrowmq.errors import SparrowError, UsageError
 from sparrowmq.protocol import messages as m
-from sparrowmq.sim import omniscient
-from sparrowmq.sim import trace as trace_file
+from sparrowmq.sim import omniscient, trace as trace_file
 from sparrowmq.sim.workload import Job
 
 _WARM_UP_ROUNDS: Final = 2

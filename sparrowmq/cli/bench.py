@@ -300,8 +300,7 @@ def compare(options: Globals, /, systems: tuple[str, ...], markdown: bool, **giv
     SYSTEMS: which; all by default. All run on this machine, one after the other, whatever --redis says. What is
     not installed is installed first, from the package index, below ~/.cache/sparrowmq. It takes several minutes.
     """
-    from sparrowmq.bench import compare as measured
-    from sparrowmq.bench import side_by_side
+    from sparrowmq.bench import compare as measured, side_by_side
 
     result = measured.run(names=systems or _SYSTEMS, say=lambda text: click.echo(text, err=True), **given)
     if options.json:

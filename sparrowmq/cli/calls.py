@@ -101,8 +101,7 @@ def send(target: Client | Detached, function: str, calls: Sequence[Call], option
 
     Raises UsageError naming where a call was said whose arguments cannot be sent.
     """
-    from sparrowmq.client import options as opts
-    from sparrowmq.client import submission
+    from sparrowmq.client import options as opts, submission
 
     maker = submission.Calls(opts.make_spec(**options))
     payloads: list[bytes] = []

@@ -11,8 +11,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 
-from sparrowmq.client import attached, default, ending, handle, ledger, source, stream, submission, waiting
-from sparrowmq.client import options as opts
+from sparrowmq.client import (
+    attached,
+    default,
+    ending,
+    handle,
+    ledger,
+    options as opts,
+    source,
+    stream,
+    submission,
+    waiting,
+)
 from sparrowmq.client.attached import AttachedJob
 from sparrowmq.client.connection import Connection
 from sparrowmq.client.future import Batch, Future, cancel
@@ -22,8 +32,7 @@ from sparrowmq.client.options import JobOptions
 from sparrowmq.client.outcomes import CommandResult
 from sparrowmq.client.stream import Stream
 from sparrowmq.errors import UsageError
-from sparrowmq.protocol import codec
-from sparrowmq.protocol import messages as m
+from sparrowmq.protocol import codec, messages as m
 from sparrowmq.settings import ClientSettings, StoreSettings
 
 QUERY_TIMEOUT_S: Final = handle.QUERY_TIMEOUT_S

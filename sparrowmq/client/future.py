@@ -15,8 +15,7 @@ import os
 import threading
 from _thread import RLock
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future as BaseFuture
-from concurrent.futures import wait
+from concurrent.futures import Future as BaseFuture, wait
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 

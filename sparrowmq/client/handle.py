@@ -12,14 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from sparrowmq import limits
-from sparrowmq.client import attached, ledger, submission
-from sparrowmq.client import options as opts
+from sparrowmq.client import attached, ledger, options as opts, submission
 from sparrowmq.client.attached import AttachedJob
 from sparrowmq.client.link import Told
 from sparrowmq.client.options import JobOptions
 from sparrowmq.errors import Refused, TooLarge, Unavailable, UsageError
-from sparrowmq.protocol import codec
-from sparrowmq.protocol import messages as m
+from sparrowmq.protocol import codec, messages as m
 
 if TYPE_CHECKING:
     from sparrowmq.client.connection import Connection

@@ -15,8 +15,7 @@ from sparrowmq import limits
 from sparrowmq.client import options
 from sparrowmq.errors import NotSerializable, TooLarge, UsageError
 from sparrowmq.payload import command, functions, plain, python
-from sparrowmq.protocol import codec
-from sparrowmq.protocol import messages as m
+from sparrowmq.protocol import codec, messages as m
 
 # A part leaves room in its message for what stands beside the payloads: framing, task numbers, deaths.
 PART_BYTES_MAX: Final = limits.JOB_BYTES_MAX // 4 - 4 * 1024 * 1024

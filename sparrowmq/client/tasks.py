@@ -10,8 +10,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, overload
 
-from sparrowmq.client import default
-from sparrowmq.client import options as opts
+from sparrowmq.client import default, options as opts
 from sparrowmq.client.options import JobOptions
 from sparrowmq.errors import UsageError
 

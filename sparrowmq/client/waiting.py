@@ -9,8 +9,7 @@ import concurrent.futures
 import queue
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ALL_COMPLETED as ALL_COMPLETED
-from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION
+from concurrent.futures import ALL_COMPLETED as ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from typing import Any, Final, TypeVar, cast
 
 from sparrowmq.client.future import Future

@@ -15,8 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from sparrowmq.core import effects as fx
-from sparrowmq.core import invariants
+from sparrowmq.core import effects as fx, invariants
 from sparrowmq.core.assistant import Assistant
 from sparrowmq.core.job import LAUNCHED, Job
 from sparrowmq.core.node_monitor import NodeMonitor

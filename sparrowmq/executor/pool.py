@@ -15,8 +15,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from sparrowmq.core.effects import StartTasks
-from sparrowmq.executor import linux, zygote
-from sparrowmq.executor import page as pages
+from sparrowmq.executor import linux, page as pages, zygote
 from sparrowmq.executor.link import Link, LoopLike, pair
 from sparrowmq.executor.zygote import Zygote
 from sparrowmq.protocol import messages as m

@@ -20,95 +20,35 @@ from msgspec import Meta
 from sparrowmq import limits
 from sparrowmq.protocol.records import (
     CALL as CALL,
-)
-from sparrowmq.protocol.records import (
     CANCELLED as CANCELLED,
-)
-from sparrowmq.protocol.records import (
     COMMAND as COMMAND,
-)
-from sparrowmq.protocol.records import (
     FAILED as FAILED,
-)
-from sparrowmq.protocol.records import (
     LOST as LOST,
-)
-from sparrowmq.protocol.records import (
     PYTHON as PYTHON,
-)
-from sparrowmq.protocol.records import (
     RETRY as RETRY,
-)
-from sparrowmq.protocol.records import (
     SLEEP as SLEEP,
-)
-from sparrowmq.protocol.records import (
     STATUS_NAMES as STATUS_NAMES,
-)
-from sparrowmq.protocol.records import (
     SUCCEEDED as SUCCEEDED,
-)
-from sparrowmq.protocol.records import (
     TIMED_OUT as TIMED_OUT,
-)
-from sparrowmq.protocol.records import (
     Amount as Amount,
-)
-from sparrowmq.protocol.records import (
     Attempt as Attempt,
-)
-from sparrowmq.protocol.records import (
     Attempts as Attempts,
-)
-from sparrowmq.protocol.records import (
     Count as Count,
-)
-from sparrowmq.protocol.records import (
     Detail as Detail,
-)
-from sparrowmq.protocol.records import (
     Durations as Durations,
-)
-from sparrowmq.protocol.records import (
     Event as Event,
-)
-from sparrowmq.protocol.records import (
     Held as Held,
-)
-from sparrowmq.protocol.records import (
     Index as Index,
-)
-from sparrowmq.protocol.records import (
     Indices as Indices,
-)
-from sparrowmq.protocol.records import (
     JobSpec as JobSpec,
-)
-from sparrowmq.protocol.records import (
     JobStatus as JobStatus,
-)
-from sparrowmq.protocol.records import (
     Judged as Judged,
-)
-from sparrowmq.protocol.records import (
     Reserved as Reserved,
-)
-from sparrowmq.protocol.records import (
     Statuses as Statuses,
-)
-from sparrowmq.protocol.records import (
     Stream as Stream,
-)
-from sparrowmq.protocol.records import (
     TaskCount as TaskCount,
-)
-from sparrowmq.protocol.records import (
     TaskStatus as TaskStatus,
-)
-from sparrowmq.protocol.records import (
     Text as Text,
-)
-from sparrowmq.protocol.records import (
     WorkerStatus as WorkerStatus,
 )
 

@@ -17,8 +17,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from sparrowmq import ids
-from sparrowmq.core import effects as fx
-from sparrowmq.core import invariants
+from sparrowmq.core import effects as fx, invariants
 from sparrowmq.core.assistant import Assistant
 from sparrowmq.core.node_monitor import NodeMonitor
 from sparrowmq.core.scheduler import Scheduler

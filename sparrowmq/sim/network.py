@@ -16,8 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from sparrowmq.core import effects as fx
-from sparrowmq.protocol import codec
-from sparrowmq.protocol import messages as m
+from sparrowmq.protocol import codec, messages as m
 from sparrowmq.sim.engine import Engine
 from sparrowmq.sim.wires import RTO_S_MAX, Wire
 

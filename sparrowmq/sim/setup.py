@@ -18,8 +18,7 @@ import msgspec
 from sparrowmq import placement
 from sparrowmq.errors import UsageError
 from sparrowmq.limits import INT_MAX, PROBE_RATIO_MAX, TASKS_PER_JOB_MAX, SchedulerLimits, WorkerLimits
-from sparrowmq.sim.workload import Workload, mean_job_s
-from sparrowmq.sim.workload import check as check_workload
+from sparrowmq.sim.workload import Workload, check as check_workload, mean_job_s
 
 OMNISCIENT: Final = "omniscient"  # the central queue of sim/omniscient.py
 PAPER_POLICIES: Final = ("random", "per-task", "batch", "late-binding", OMNISCIENT)  # as SOSP 2013, Fig 3, lists them

@@ -21,8 +21,7 @@ import msgspec
 
 from sparrowmq.core.keeping import Orphan
 from sparrowmq.errors import ProtocolError
-from sparrowmq.protocol import codec
-from sparrowmq.protocol import messages as m
+from sparrowmq.protocol import codec, messages as m
 from sparrowmq.settings import StoreSettings
 from sparrowmq.store.connection import connect, explained
 from sparrowmq.store.line import pack

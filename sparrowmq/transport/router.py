@@ -25,8 +25,7 @@ from typing import Any, cast
 import zmq
 
 from sparrowmq.errors import ConfigError, ProtocolError
-from sparrowmq.protocol import codec
-from sparrowmq.protocol import messages as m
+from sparrowmq.protocol import codec, messages as m
 from sparrowmq.runtime.loop import Loop
 from sparrowmq.transport.link import (
     NOBLOCK,

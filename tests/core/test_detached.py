@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from sparrowmq.core import effects as fx
-from sparrowmq.core import invariants
+from sparrowmq.core import effects as fx, invariants
 from sparrowmq.limits import SchedulerLimits
 from sparrowmq.protocol import messages as m
 from tests.support.scheduler import CLIENT, SPEC, World, hello, outcome, result, submit, task

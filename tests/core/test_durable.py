@@ -6,12 +6,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from sparrowmq import limits
-from sparrowmq.core import effects as fx
-from sparrowmq.core import invariants
+from sparrowmq.core import effects as fx, invariants
 from sparrowmq.core.keeping import Orphan
 from sparrowmq.limits import SchedulerLimits
 from sparrowmq.protocol import messages as m

@@ -10,8 +10,7 @@ from sparrowmq.core.placer import BUSY_PAUSE_S, IDLE_LOOKS
 from sparrowmq.protocol import messages as m
 from sparrowmq.settings import SchedulerSettings
 from sparrowmq.sim.slot import Work
-from tests.core.test_node_monitor import World as Worker
-from tests.core.test_node_monitor import returned, start, task
+from tests.core.test_node_monitor import World as Worker, returned, start, task
 from tests.support import scheduler
 from tests.support.scheduler import CLIENT, submit
 from tests.support.sim import cluster, ledger, runs, succeeded

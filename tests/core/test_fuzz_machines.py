@@ -11,18 +11,15 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from sparrowmq import limits
-from sparrowmq.core import effects as fx
-from sparrowmq.core import invariants
+from sparrowmq.core import effects as fx, invariants
 from sparrowmq.core.node_monitor import NodeMonitor
 from sparrowmq.core.peers import Worker
 from sparrowmq.core.scheduler import Scheduler
 from sparrowmq.core.session import Session
-from sparrowmq.protocol import codec
-from sparrowmq.protocol import messages as m
+from sparrowmq.protocol import codec, messages as m
 from sparrowmq.settings import ClientSettings, SchedulerSettings, WorkerSettings
 from tests.support.messages import messages, visible
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sparrowmq.core import effects as fx
-from sparrowmq.core import invariants
+from sparrowmq.core import effects as fx, invariants
 from sparrowmq.core.hedging import FINISHED_MIN
 from sparrowmq.core.job import Attempt
 from sparrowmq.protocol import messages as m

@@ -6,8 +6,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from sparrowmq.core.hints import NEWS_S, POOLS_MAX, Hints, Pool

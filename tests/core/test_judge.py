@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from sparrowmq.core.baseline import Baseline
 from sparrowmq.core.judge import REARM_S_MAX, Judge, Node

@@ -8,8 +8,7 @@ import msgspec
 import pytest
 
 from sparrowmq import limits
-from sparrowmq.core import effects as fx
-from sparrowmq.core import invariants
+from sparrowmq.core import effects as fx, invariants
 from sparrowmq.core.node_monitor import NodeMonitor
 from sparrowmq.core.workplace import STUCK_S
 from sparrowmq.limits import WorkerLimits

@@ -7,8 +7,7 @@ from collections import Counter
 
 import pytest
 
-from sparrowmq.core import effects as fx
-from sparrowmq.core import invariants
+from sparrowmq.core import effects as fx, invariants
 from sparrowmq.core.node_monitor import NodeMonitor
 from sparrowmq.protocol import messages as m
 from sparrowmq.settings import WorkerSettings

@@ -7,8 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sparrowmq.core import effects as fx
-from sparrowmq.core import invariants, outputs
+from sparrowmq.core import effects as fx, invariants, outputs
 from sparrowmq.protocol import messages as m
 from tests.core.test_node_monitor import World, result, returned, start, task
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sparrowmq.core import effects as fx
-from sparrowmq.core import invariants
+from sparrowmq.core import effects as fx, invariants
 from sparrowmq.core.job import BACKOFF_S_MAX
 from sparrowmq.protocol import messages as m
 from tests.support.scheduler import CLIENT, World, hello, outcome, result, submit, task

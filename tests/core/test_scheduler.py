@@ -5,8 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from sparrowmq.core import effects as fx
-from sparrowmq.core import invariants
+from sparrowmq.core import effects as fx, invariants
 from sparrowmq.limits import SchedulerLimits
 from sparrowmq.protocol import messages as m
 from tests.support.scheduler import CLIENT, World, hello, outcome, result, submit, task

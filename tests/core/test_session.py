@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from sparrowmq import limits
-from sparrowmq.core import effects as fx
-from sparrowmq.core import invariants
+from sparrowmq.core import effects as fx, invariants
 from sparrowmq.core.session import Session
 from sparrowmq.protocol import messages as m
 from sparrowmq.settings import ClientSettings

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 
-from sparrowmq.core import effects as fx
-from sparrowmq.core import invariants
+from sparrowmq.core import effects as fx, invariants
 from sparrowmq.core.session import Session
 from sparrowmq.protocol import messages as m
 from tests.core.test_session import SPEC, effects, hello, outcome, session, submit

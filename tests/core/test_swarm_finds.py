@@ -5,8 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from sparrowmq.core import effects as fx
-from sparrowmq.core import invariants
+from sparrowmq.core import effects as fx, invariants
 from sparrowmq.core.assistant import Arrival, Assistant
 from sparrowmq.core.hinting import Hinting
 from sparrowmq.core.job import Job
@@ -17,8 +16,7 @@ from sparrowmq.protocol.beats import Beat
 from sparrowmq.settings import AssistantSettings, SchedulerSettings, WorkerSettings
 from sparrowmq.sim.slot import Work
 from sparrowmq.sim.wires import Constant, Wire
-from tests.core import test_node_monitor as worker
-from tests.core import test_session as client
+from tests.core import test_node_monitor as worker, test_session as client
 from tests.support.scheduler import CLIENT, World, hello, submit
 from tests.support.sim import cluster, runs, succeeded
 

@@ -8,8 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import msgpack
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from sparrowmq import limits
 from sparrowmq.errors import ProtocolError

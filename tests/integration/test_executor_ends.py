@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sparrowmq.executor import link as links
-from sparrowmq.executor import wire
+from sparrowmq.executor import link as links, wire
 from sparrowmq.payload import command, python
 from sparrowmq.payload.command import Command
 from sparrowmq.protocol import messages as m

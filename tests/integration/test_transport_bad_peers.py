@@ -17,8 +17,7 @@ import zmq
 
 from sparrowmq import limits
 from sparrowmq.errors import ConfigError
-from sparrowmq.protocol import codec
-from sparrowmq.protocol import messages as m
+from sparrowmq.protocol import codec, messages as m
 from sparrowmq.transport import router
 from sparrowmq.transport.dealer import Dealer
 from tests.support.net import FAST, Net, encoded, hello, port_of

@@ -7,8 +7,7 @@ import statistics
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from sparrowmq.protocol import messages as m
 from sparrowmq.sim.cluster import Cluster

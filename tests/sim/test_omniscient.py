@@ -9,8 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from sparrowmq.errors import UsageError
 from sparrowmq.sim import omniscient

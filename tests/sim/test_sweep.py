@@ -13,8 +13,7 @@ import psutil
 import pytest
 from msgspec.structs import replace
 
-from sparrowmq.experiments import cache as cache_module
-from sparrowmq.experiments import sweep
+from sparrowmq.experiments import cache as cache_module, sweep
 from sparrowmq.experiments.cache import Cache, default_directory, source_digest
 from sparrowmq.sim import point
 from sparrowmq.sim.setup import OMNISCIENT, POLICIES, Setup

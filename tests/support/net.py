@@ -9,8 +9,7 @@ from typing import Any
 import zmq
 
 from sparrowmq.errors import ProtocolError
-from sparrowmq.protocol import codec
-from sparrowmq.protocol import messages as m
+from sparrowmq.protocol import codec, messages as m
 from sparrowmq.runtime.loop import Loop
 from sparrowmq.transport.dealer import Dealer
 from sparrowmq.transport.link import LinkOptions

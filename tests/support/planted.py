@@ -10,8 +10,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
 
-from sparrowmq.core import client_jobs, endings
-from sparrowmq.core import effects as fx
+from sparrowmq.core import client_jobs, effects as fx, endings
 from sparrowmq.core.connections import Connections
 from sparrowmq.core.hedging import Hedging
 from sparrowmq.core.history import History

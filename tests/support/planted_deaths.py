@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 from unittest import mock
 
-from sparrowmq.core import client_jobs
-from sparrowmq.core import effects as fx
+from sparrowmq.core import client_jobs, effects as fx
 from sparrowmq.core.assistant import Assistant
 from sparrowmq.core.claims import Claims
 from sparrowmq.core.job import Job

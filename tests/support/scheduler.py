@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from sparrowmq.core import effects as fx
-from sparrowmq.core import invariants
+from sparrowmq.core import effects as fx, invariants
 from sparrowmq.core.scheduler import Scheduler
 from sparrowmq.protocol import messages as m
 from sparrowmq.settings import SchedulerSettings

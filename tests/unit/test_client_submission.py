@@ -14,8 +14,7 @@ from sparrowmq import limits
 from sparrowmq.client import options, submission
 from sparrowmq.errors import NotSerializable, TooLarge, UsageError
 from sparrowmq.payload import command, python
-from sparrowmq.protocol import codec
-from sparrowmq.protocol import messages as m
+from sparrowmq.protocol import codec, messages as m
 
 SPEC = options.make_spec()
 

@@ -9,8 +9,7 @@ import typing
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from sparrowmq import detection
 from sparrowmq.detection.arrivals import WINDOW_MAX, Arrivals

@@ -11,12 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from sparrowmq import detection
-from sparrowmq.cli import detectors as command
-from sparrowmq.cli import main as entry
+from sparrowmq.cli import detectors as command, main as entry
 from sparrowmq.core.judge import DEAD, Judge
 from sparrowmq.errors import UsageError
-from sparrowmq.experiments import beats as made
-from sparrowmq.experiments import detectors as experiment
+from sparrowmq.experiments import beats as made, detectors as experiment
 from sparrowmq.protocol import beats as wire
 from sparrowmq.settings import AssistantSettings
 

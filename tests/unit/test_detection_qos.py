@@ -8,8 +8,7 @@ import statistics
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from sparrowmq.detection import theory
 from sparrowmq.detection.chen import Chen

@@ -12,8 +12,7 @@ import pytest
 
 from sparrowmq import limits
 from sparrowmq.errors import ProtocolError
-from sparrowmq.executor import linux, wire
-from sparrowmq.executor import page as pages
+from sparrowmq.executor import linux, page as pages, wire
 from sparrowmq.executor.page import Page
 
 

@@ -12,8 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sparrowmq.executor import page as pages
-from sparrowmq.executor import runners, slot, wire
+from sparrowmq.executor import page as pages, runners, slot, wire
 from sparrowmq.executor.interrupts import Interrupts
 from sparrowmq.executor.options import SlotOptions
 from sparrowmq.executor.page import Page

@@ -15,8 +15,7 @@ from typing import Any
 import cloudpickle
 import msgpack
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from sparrowmq import errors, limits
 from sparrowmq.payload import command, failure, plain, python

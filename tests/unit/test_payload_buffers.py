@@ -9,8 +9,7 @@ from array import array
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from sparrowmq import limits
 from sparrowmq.errors import NotSerializable, TooLarge

@@ -8,8 +8,7 @@ import pickletools
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from sparrowmq.payload import names
 

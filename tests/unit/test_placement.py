@@ -10,8 +10,7 @@ from collections import Counter
 from fractions import Fraction
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from sparrowmq.errors import UsageError
 from sparrowmq.placement import POLICIES, Policy, batch, canonical, late_binding, per_task, uniform

@@ -6,13 +6,11 @@ import itertools
 
 import msgpack
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from sparrowmq import limits
 from sparrowmq.errors import ProtocolError, TooLarge, UsageError
-from sparrowmq.protocol import codec
-from sparrowmq.protocol import messages as m
+from sparrowmq.protocol import codec, messages as m
 from tests.support.messages import KINDS, SAMPLES, blobs, extends, messages, messages_of, name_of, pack, unpack, visible
 
 # One literal a message: a change of any of these is a new version of the protocol.

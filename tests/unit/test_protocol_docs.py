@@ -11,8 +11,7 @@ import pytest
 from msgspec import NODEFAULT, inspect
 
 from sparrowmq import limits
-from sparrowmq.protocol import codec
-from sparrowmq.protocol import messages as m
+from sparrowmq.protocol import codec, messages as m
 from tests.support.messages import KINDS, extends, pack
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"

@@ -14,8 +14,7 @@ from msgspec import inspect
 
 from sparrowmq import limits
 from sparrowmq.errors import ProtocolError
-from sparrowmq.protocol import codec
-from sparrowmq.protocol import messages as m
+from sparrowmq.protocol import codec, messages as m
 from tests.support.messages import SAMPLES, name_of, pack, unpack
 
 SCALARS: dict[type[inspect.Type], list[object]] = {

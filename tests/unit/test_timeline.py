@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from sparrowmq.store.lease import Tenure
 from sparrowmq.store.timeline import HISTORY_MS, EntryId, Timeline, parse

@@ -19,8 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sparrowmq.core import effects as fx
-from sparrowmq.core import invariants
+from sparrowmq.core import effects as fx, invariants
 from sparrowmq.core.history import payload_bytes
 from sparrowmq.core.job import ABSENT
 from sparrowmq.core.watch import Watch

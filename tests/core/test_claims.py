@@ -259,3 +259,13 @@ def test_a_scheduler_that_thaws_launches_nothing_of_clients_that_have_gone() -> 
     world.run(2.0)
     assert world.sent["Task"] == launched
     world.finish(rest_s=10.0)  # the lease of its client
+
+
+def test_reservations_of_lost_tasks_go_ahead_of_others() -> None:
+    machine = monitor()
+    machine.receive(1.0, 1, m.Probe("a", 0, 1, 1))
+    machine.take_effects()  # the only slot asks for it
+    machine.receive(1.0, 1, m.Probe("b", 0, 1, 1))
+    machine.receive(1.0, 2, m.Probe("c", 0, 1, 1, True))
+    machine.receive(1.0, 1, m.NoOp(1, 1))
+    assert sent(machine) == [(2, m.Request(2, "c", 0, 1, 1))]

@@ -407,3 +407,53 @@ def test_leaving_says_goodbye_and_nothing_more() -> None:
     machine.receive(2.1, 1, outcome(1, [0]))
     machine.tick(100.0)
     assert effects(machine) == []
+
+
+# -- schedulers that an assistant has declared dead
+
+
+def test_a_scheduler_that_was_declared_dead_and_does_not_answer_is_left() -> None:
+    machine = session(B)
+    home = name(machine, 1)
+    machine.submit(1.0, submit())
+    effects(machine)
+    machine.schedulers_changed(2.0, B, {home: 7})
+    assert effects(machine) == [fx.Send(1, m.Ping(1))]
+    machine.tick(2.1)
+    other = next(id for id in B if id != home)
+    left = [effect for effect in effects(machine) if isinstance(effect, fx.Close | fx.Connect | fx.Send)]
+    assert [e for e in left if not isinstance(getattr(e, "message", None), m.Ping)] == [
+        fx.Close(1),
+        fx.Connect(2, B[other]),
+        fx.Send(2, hello("a")),
+    ]
+
+
+@pytest.mark.parametrize("why", ["it answers", "it was another incarnation"])
+def test_a_scheduler_that_was_declared_dead_wrongly_is_kept(why: str) -> None:
+    machine = session(B)
+    home = name(machine, 1)
+    machine.schedulers_changed(2.0, B, {home: 7 if why == "it answers" else 6})
+    effects(machine)
+    if why == "it answers":
+        machine.receive(2.05, 1, m.Pong(1))
+    machine.tick(2.2)
+    assert not [effect for effect in effects(machine) if isinstance(effect, fx.Close)]
+
+
+def test_a_scheduler_that_asks_is_answered() -> None:
+    machine = session()
+    machine.receive(1.0, 1, m.Ping(9))
+    assert effects(machine) == [fx.Send(1, m.Pong(9))]
+
+
+def test_deaths_go_with_the_job_to_the_next_scheduler() -> None:
+    machine = session()
+    machine.submit(1.0, submit())
+    machine.receive(1.0, 1, m.Died("a", 0, [1, 9], [2, 1]))
+    machine.receive(1.0, 1, outcome(1, [0]))
+    machine.lost(1.1, 1)
+    effects(machine)
+    machine.receive(1.2, 2, m.Welcome("s1", 8, "0"))  # another process
+    [resubmitted] = [e.message for e in effects(machine) if isinstance(e, fx.Send) and isinstance(e.message, m.Submit)]
+    assert (resubmitted.epoch, resubmitted.indices, resubmitted.deaths) == (1, [1, 2], [2, 0])

@@ -88,11 +88,11 @@ class FakeScheduler:
         assert done.wait(TIMEOUT_S)
 
     def _on_batch(self, peer: Peer, batch: list[m.AnyMessage]) -> None:
-        for message in batch:
-            if not self.mute:
-                self._answer(peer, message)
-        with self._changed:
+        with self._changed:  # whoever has an answer also sees what it answers
             self.received += batch
+            for message in batch:
+                if not self.mute:
+                    self._answer(peer, message)
             self._changed.notify_all()
 
     def _answer(self, peer: Peer, message: m.AnyMessage) -> None:

@@ -5,7 +5,8 @@ the one check that nothing is bound beyond loopback unasked. Must not know: what
 
 A key is written ``section.name`` (``worker.slots``, ``scheduler.limits.jobs``); its environment variable is
 SPARROWMQ_ and the key in capitals with underscores (SPARROWMQ_WORKER_SLOTS, SPARROWMQ_SCHEDULER_LIMITS_JOBS). A
-key that ends in ``_s`` takes seconds, or a text such as "500ms", "14s", "2m", "1.5h".
+key that ends in ``_s`` takes seconds, or a text such as "500ms", "14s", "2m", "1.5h". With _FILE behind its name, a
+variable names a file whose content, stripped, is the value: that is how containers are handed secrets.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, get_origin, get_type_hints
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -25,16 +25,20 @@ from sparrowmq.errors import ConfigError, UsageError
 from sparrowmq.settings import (
     AssistantSettings,
     ClientSettings,
+    HealthSettings,
     LogSettings,
     SchedulerSettings,
     SecuritySettings,
     StoreSettings,
     WorkerSettings,
 )
+from sparrowmq.store import target
 
 ENVIRONMENT_PREFIX = "SPARROWMQ_"
 CONFIG_VARIABLE = "SPARROWMQ_CONFIG"
 FILE_BYTES_MAX = 1024 * 1024
+FROM_FILE = "_FILE"
+HIDDEN: Final = frozenset({"store.url", "store.password", "store.sentinel_password"})  # a message never shows these
 
 # Kubernetes and Docker links put such variables into every container when a service is called sparrowmq-*.
 _SERVICE_LINK = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)$")
@@ -43,7 +47,6 @@ _ASSIGNMENT = re.compile(r"^\s*([A-Za-z0-9_.\-]+)\s*=")
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|m|min|h|d|)")
 _UNITS_S: Final = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 _ADDRESS_EXAMPLE: Final = "expected an address such as tcp://127.0.0.1:7701 or ipc:///run/sparrowmq.sock"
-_STORE_EXAMPLE: Final = "it looks like redis://user:password@host:6379/0, rediss://... or unix:///path/to/socket"
 _LONGER_THAN: Final = (  # what waits for silence must wait for longer than the questions' distance
     *((f"{part}.silent_after_s", f"{part}.ping_interval_s") for part in ("scheduler", "worker", "client")),
     ("store.ttl_s", "store.refresh_interval_s"),
@@ -60,6 +63,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     store: StoreSettings = StoreSettings()
     log: LogSettings = LogSettings()
     security: SecuritySettings = SecuritySettings()
+    health: HealthSettings = HealthSettings()
     sources: dict[str, str] = {}
 
 
@@ -92,12 +96,14 @@ def load(
     path: str | Path | None = None,
     environ: Mapping[str, str] | None = None,
     flags: Mapping[str, object] | None = None,
+    *,
+    exposed: bool = True,
 ) -> Config:
     """Return the settings of a process.
 
     ``path`` is a TOML file (None: the one that SPARROWMQ_CONFIG names, if any), ``environ`` the environment,
-    ``flags`` values by key, where None means not given. Raises ConfigError naming the source, the key, what
-    was expected and what was found.
+    ``flags`` values by key, where None means not given; ``exposed`` is False for what binds and connects nothing, and
+    need not be safe. Raises ConfigError naming the source, the key, what was expected and what was found.
     """
     environ = environ or {}
     known = keys()
@@ -110,9 +116,9 @@ def load(
             where = f"{file}:{line}" if line else str(file)
             values[key] = _convert(key, value, known[key], where, strict=True)
             sources[key] = where
-    for key, name in _named(environ, known):
-        values[key] = _convert(key, environ[name], known[key], f"environment variable {name}", strict=False)
-        sources[key] = f"environment variable {name}"
+    for key, (text, where) in _from_environment(environ, known).items():
+        values[key] = _convert(key, text, known[key], where, strict=False)
+        sources[key] = where
     for key, value in (flags or {}).items():
         if value is None:
             continue
@@ -121,9 +127,10 @@ def load(
         values[key] = _convert(key, value, known[key], "flag", strict=False)
         sources[key] = "flag"
     config = msgspec.structs.replace(msgspec.convert(_nest(values), Config), sources=sources)
-    _check_store_url(config)
+    _check_store(config)
     _check_order(config)
-    check_exposure(config.scheduler, config.security)
+    if exposed:
+        check_exposure(config.scheduler, config.security)
     return config
 
 
@@ -133,6 +140,14 @@ def value_of(config: Config, key: str) -> Any:
     for name in key.split("."):
         value = getattr(value, name)
     return value
+
+
+def shown(config: Config, key: str) -> Any:
+    """Return the value of ``key`` as people may see it: without passwords."""
+    value = value_of(config, key)
+    if key not in HIDDEN or not value:
+        return value
+    return target.describe(value) if key == "store.url" else "(not shown)"
 
 
 def duration_s(text: str) -> float:
@@ -174,39 +189,41 @@ def _convert(key: str, value: object, kind: Any, where: str, *, strict: bool) ->
         reason = str(error).replace("`", "")
         if "matching regex" in reason:
             reason = "expected a module, or module:function" if key == "worker.preload" else _ADDRESS_EXAMPLE
-        shown = "(not shown)" if key == "store.url" else repr(value)
+        shown = "(not shown)" if key in HIDDEN else repr(value)
         raise ConfigError(f"{where}: {key}: {reason[:1].lower()}{reason[1:]}; the value is {shown}") from None
     except ValueError as error:
         raise ConfigError(f"{where}: {key}: {error}") from None
 
 
-def _check_store_url(config: Config) -> None:
-    """Raise for a Redis URL that cannot be one: UsageError where it was said on the command line, else ConfigError."""
+def _check_store(config: Config) -> None:
+    """Raise for a Redis URL that cannot be one: UsageError where it was said on the command line, else ConfigError.
+
+    So for credentials that are given twice.
+    """
     url, source = config.store.url, config.sources["store.url"]
-    reason = bad_store_url(url) if url else ""
-    if not reason:
+    if not url:
         return
-    if source == "flag":
-        raise UsageError(f"--redis: {reason}", hint=_STORE_EXAMPLE)
-    raise ConfigError(f"{source}: store.url: {reason}", hint=_STORE_EXAMPLE)
+    if reason := bad_store_url(url):
+        if source == "flag":
+            raise UsageError(f"--redis: {reason}", hint=target.EXAMPLE)
+        raise ConfigError(f"{source}: store.url: {reason}", hint=target.EXAMPLE)
+    parts = target.parse(url)
+    for name in ("username", "password"):
+        key = f"store.{name}"
+        if value_of(config, key) and (parts.username or parts.password):
+            raise ConfigError(
+                f"{config.sources[key]}: {key} is set, and store.url ({source}) has a user or password, too",
+                hint=f"remove one of them: store.url may be {target.describe(url).replace(f'{parts.username}@', '')}",
+            )
 
 
 def bad_store_url(url: str) -> str:
     """Return why ``url`` is no Redis URL, "" if it looks like one. The answer never holds a password."""
     try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:  # a port that is none, or unbalanced brackets
-        return f"not a Redis URL: {error}"
-    if parts.scheme not in ("redis", "rediss", "unix"):
-        shown = f"{parts.scheme}://..." if parts.scheme and "://" in url else url if "@" not in url else "the text"
-        return f"{shown} is not a Redis URL"
-    if parts.scheme == "unix":
-        return "" if parts.path else "not a Redis URL: there is no path to a socket"
-    if not parts.hostname or port == 0:
-        return "not a Redis URL: there is no host" if not parts.hostname else "not a Redis URL: there is no port 0"
-    database = parts.path.strip("/")
-    return "" if not database or database.isdecimal() else f"not a Redis URL: {database!r} is no database number"
+        target.parse(url)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _check_order(config: Config) -> None:
@@ -279,13 +296,42 @@ def _lines(text: str) -> dict[str, int]:
     return lines
 
 
+def _from_environment(environ: Mapping[str, str], known: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return what the environment sets: by key, its text and where that came from."""
+    found: dict[str, tuple[str, str]] = {}
+    for key, name in _named(environ, known):
+        where = f"environment variable {name}"
+        text = environ[name]
+        if name != variable(key):
+            where = f"{where}: {text}"
+            text = _content(text, where)
+        if key in found:
+            raise ConfigError(f"{key} is given twice: by {found[key][1]} and by {where}", hint="unset one of them")
+        found[key] = text, where
+    return found
+
+
+def _content(path: str, where: str) -> str:
+    try:
+        with open(path, "rb") as stream:
+            raw = stream.read(FILE_BYTES_MAX + 1)
+        text = raw.decode().strip()
+    except OSError as error:
+        raise ConfigError(f"{where} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{where} is not UTF-8 text (byte {error.start})") from None
+    if len(raw) > FILE_BYTES_MAX:
+        raise ConfigError(f"{where} is larger than {FILE_BYTES_MAX:,} bytes; that is no setting")
+    return text
+
+
 def _named(environ: Mapping[str, str], known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (key, variable) for each setting in the environment; a misspelt one is an error.
 
     A variable whose second word is not (nearly) a section belongs to somebody else: tasks, for example, find
     SPARROWMQ_JOB in their environment.
     """
-    by_variable = {variable(key): key for key in known}
+    by_variable = {variable(key) + FROM_FILE: key for key in known} | {variable(key): key for key in known}
     sections = {name.upper(): None for name in _sections()}
     for name in sorted(environ):
         if name in by_variable:
@@ -300,8 +346,17 @@ def _named(environ: Mapping[str, str], known: Mapping[str, Any]) -> Iterator[tup
 
 
 def check_exposure(scheduler: SchedulerSettings, security: SecuritySettings) -> None:
-    """Raise ConfigError when an address is bound beyond loopback and nobody said that this is meant."""
-    if security.insecure:
+    """Raise ConfigError when an address is bound beyond loopback with no keys, and nobody said that this is meant.
+
+    Keys and ``insecure`` together are refused: who says both believes one of two things that cannot both be true.
+    """
+    if security.keys and security.insecure:
+        raise ConfigError(
+            f"security.keys = {security.keys} and security.insecure = true contradict each other: with keys every "
+            "connection is encrypted and only who has one is let in",
+            hint="leave out --insecure (security.insecure) to use the keys, or security.keys to go without",
+        )
+    if security.keys or security.insecure:
         return
     for key in ("bind_workers", "bind_clients"):
         address = getattr(scheduler, key)
@@ -309,7 +364,8 @@ def check_exposure(scheduler: SchedulerSettings, security: SecuritySettings) -> 
             raise ConfigError(
                 f"scheduler.{key} = {address} can be reached from other machines, and whoever reaches it can run "
                 "code on the workers",
-                hint="bind to 127.0.0.1, or say --insecure (security.insecure = true) on a network that you trust",
+                hint="`sparrowmq keys new` makes keys, security.keys names their directory; or bind to 127.0.0.1, or "
+                "say --insecure (security.insecure = true) on a network that you trust",
             )
 
 

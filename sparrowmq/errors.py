@@ -43,6 +43,12 @@ class ConfigError(SparrowError, ValueError):
     code = "config"
 
 
+class SecurityError(ConfigError):
+    """A key file that is missing, no key, or open to others; names the file, its mode and what to do."""
+
+    code = "security"
+
+
 class Rejected(SparrowError):
     """A scheduler refused a job: nothing of it runs. ``code`` is stable and machine-readable."""
 

@@ -6,9 +6,10 @@ protocol's own ones, since both ends must agree on them.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 # The protocol: the same on both ends of every connection.
 FRAME_BYTES_MAX: Final = 64 * 1024 * 1024 + 4096  # a 64 MiB payload and the pickle framing around it
@@ -20,6 +21,7 @@ DURABLE_BYTES_MAX: Final = 64 * 1024 * 1024  # ... of one that is kept in Redis
 INLINE_BYTES_MAX: Final = 16 * 1024  # a larger payload travels in a frame of its own
 TEXT_CHARS_MAX: Final = 256  # ids, names, codes
 DETAIL_CHARS_MAX: Final = 4096  # sentences meant for people
+PROOF_BYTES_MAX: Final = 64  # of a proof of enrolment
 INT_MAX: Final = 2**53  # counters and identifiers: exact in every language's double
 PROBE_RATIO_MAX: Final = 100.0
 TIMEOUT_S_MAX: Final = 30 * 86_400.0
@@ -33,6 +35,8 @@ FAILURE_BYTES_MAX: Final = 64 * 1024  # of one failed task's payload in a status
 RETRIES_MAX: Final = 100
 RETRY_ON_MAX: Final = 32  # names of exceptions
 OUTPUT_BYTES_MAX: Final = 64 * 1024  # of a task's output in one message
+
+RateOrZero = Annotated[float, Meta(ge=0.0, le=1e9)]
 
 
 class SchedulerLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,6 +53,9 @@ class SchedulerLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     history_bytes: int = 64 * 1024 * 1024  # unusual events and failures of tasks, over all jobs
     job_output_bytes: int = 1024 * 1024  # the last output of a job
     output_bytes: int = 64 * 1024 * 1024  # output kept over all jobs
+    submits_per_s: RateOrZero = 0.0  # jobs of one client's key; 0: no limit
+    probes_per_s: RateOrZero = 0.0  # probes and tasks sent for the jobs of one client's key; 0: no limit
+    tasks_per_job: Annotated[int, Meta(ge=0, le=TASKS_PER_JOB_MAX)] = 0  # 0: the protocol's limit
 
 
 class WorkerLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -18,6 +18,7 @@ Seconds = Annotated[float, Meta(gt=0.0, le=86_400.0)]
 SecondsOrZero = Annotated[float, Meta(ge=0.0, le=86_400.0)]
 SlotCount = Annotated[int, Meta(ge=0, le=4096)]
 PreloadName = Annotated[str, Meta(max_length=256, pattern=r"^[\w.]+(:[\w.]+)?$")]
+AllowName = Annotated[str, Meta(max_length=256, pattern=r"^[\w.]+:([\w.]+|\*)$")]
 Address = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^(tcp|ipc)://.+")]
 
 
@@ -54,6 +55,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window_s: SecondsOrZero = 0.02
     preload: Annotated[list[PreloadName], Meta(max_length=256)] = []  # "module", imported; "module:function", called
     preload_timeout_s: Seconds = 120.0
+    allow: Annotated[list[AllowName], Meta(max_length=10_000)] = []  # "module:function", "module:*"; []: everything
     recycle_tasks: Annotated[int, Meta(ge=0)] = 0  # 0: a slot's process is never replaced for its age
     recycle_mib: Annotated[int, Meta(ge=0)] = 0  # 0: nor for its size
     task_memory_mib: Annotated[int, Meta(ge=0)] = 0  # 0: no limit
@@ -93,6 +95,13 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Redis: where it is, and how long anything waits for it. A record lives for ``ttl_s`` unless refreshed."""
 
     url: str = ""  # "": none
+    username: str = ""  # "": the URL's, or the role's where the password comes from security.keys
+    password: str = ""  # "": the URL's, or the one in security.keys
+    tls_ca_file: str = ""  # "": the system's
+    tls_cert_file: str = ""  # "": this end shows no certificate
+    tls_key_file: str = ""
+    sentinel_username: str = ""
+    sentinel_password: str = ""  # "": sentinels ask for none
     prefix: Annotated[str, Meta(min_length=1, max_length=64)] = "sq:"
     connect_timeout_s: Seconds = 2.0
     reply_timeout_s: Seconds = 2.0
@@ -110,6 +119,16 @@ class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SecuritySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What guards the sockets. ``insecure`` allows to bind beyond loopback without keys."""
+    """What guards the sockets. With ``keys``, a directory (security/keyring.py), every connection is encrypted.
 
+    ``insecure`` allows to bind beyond loopback without.
+    """
+
+    keys: str = ""  # "": none
     insecure: bool = False
+
+
+class HealthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How others can tell that a process is well: its loop touches ``file`` each second."""
+
+    file: str = ""  # "": none

@@ -26,13 +26,13 @@ def config() -> None:
 @click.option("--sources", is_flag=True, help="Also where each value comes from: default, file:line, variable, flag.")
 @pass_globals
 def show_config(options: Globals, sources: bool) -> int:
-    """Show every setting as the other commands would use it here. A password in store.url is left out."""
+    """Show every setting as the other commands would use it here. Passwords are left out."""
     from sparrowmq import config as settings
 
     loaded = options.load()
     rows: list[dict[str, Any]] = []
     for key in settings.keys():  # noqa: SIM118  # a function of that name
-        row = {"key": key, "value": _shown(key, settings.value_of(loaded, key))}
+        row = {"key": key, "value": settings.shown(loaded, key)}
         rows.append(row | {"source": loaded.sources[key]} if sources else row)
 
     def people() -> None:
@@ -41,12 +41,6 @@ def show_config(options: Globals, sources: bool) -> int:
 
     show.emit(options, rows, people, quiet=lambda row: f"{row['key']}={row['value']}")
     return 0
-
-
-def _shown(key: str, value: Any) -> Any:
-    from sparrowmq.store.connection import describe
-
-    return describe(value) if key == "store.url" and value else value
 
 
 @config.command("check")

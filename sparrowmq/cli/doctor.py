@@ -19,12 +19,13 @@ from sparrowmq import __version__
 from sparrowmq.cli import show
 from sparrowmq.cli.base import START_HINT, Command, Ended, Globals, pass_globals
 from sparrowmq.cli.diagnosis import FAIL, OK, WARN, Check, local_checks
-from sparrowmq.errors import SparrowError
+from sparrowmq.errors import SparrowError, Unavailable
 
 if TYPE_CHECKING:
     from sparrowmq.cli.ask import Answer
     from sparrowmq.config import Config
     from sparrowmq.protocol import messages as m
+    from sparrowmq.security.credentials import Credentials
     from sparrowmq.settings import StoreSettings
     from sparrowmq.store.registry import SchedulerRecord, WorkerRecord
 
@@ -81,13 +82,17 @@ def _all(options: Globals) -> Iterator[Check]:
     yield Check("configuration", OK, f"{show.count(changed, 'setting')} not at the default")
     try:
         found = options.load_found()
-    except SparrowError:
+        credentials = options.credentials(found)
+    except Unavailable:
         yield Check("cluster", WARN, "no Redis URL is configured and no local cluster runs", START_HINT)
         return
-    yield from _cluster(found.store)
+    except SparrowError as error:
+        yield Check("keys", FAIL, str(error), error.hint)
+        return
+    yield from _cluster(found.store, credentials)
 
 
-def _cluster(store: StoreSettings) -> Iterator[Check]:
+def _cluster(store: StoreSettings, credentials: Credentials | None = None) -> Iterator[Check]:
     from sparrowmq.cli import ask
     from sparrowmq.store.registry import Registry
 
@@ -108,7 +113,7 @@ def _cluster(store: StoreSettings) -> Iterator[Check]:
         )  # fmt: skip
     addresses = {name: record.address_clients for name, record in schedulers.items()}
     asked_unix_s = time.time()
-    answers = ask.ask(addresses, "workers", timeout_s=ANSWER_TIMEOUT_S)
+    answers = ask.ask(addresses, "workers", timeout_s=ANSWER_TIMEOUT_S, credentials=credentials)
     for name in sorted(schedulers):
         yield _scheduler(schedulers[name], answers[name], asked_unix_s)
     yield from _workers(workers, [answer.status for answer in answers.values() if answer.status is not None])
@@ -120,7 +125,7 @@ def _redis(store: StoreSettings) -> Iterator[Check]:
 
     client = connect(store)
     try:
-        with explained(store.url):
+        with explained(store):
             client.ping()
             trips: list[tuple[float, float]] = []  # duration of a trip, and by how much Redis' clock is ahead
             for _ in range(PINGS):
@@ -143,7 +148,7 @@ def _redis_version(client: Any, store: StoreSettings) -> str:
     from sparrowmq.store.connection import explained
 
     try:
-        with explained(store.url):
+        with explained(store):
             told: Mapping[str, Any] = client.info("server")
     except SparrowError:  # INFO is not among what this user may do
         return "version not told"

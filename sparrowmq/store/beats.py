@@ -128,6 +128,11 @@ class Beats:
         if reply.startswith(b"-"):
             reason = reply[1:-2].decode(errors="replace")
             self._line.refused(reason.partition(" ")[0], reason)
+            if reason.startswith("READONLY"):  # the master is another one now: the thread finds it, if it can be found
+                self._line.reconnect()
+                self._lent = self._reply = None
+                self._wake()
+                return False
         self._reply = None
         return True
 

@@ -262,7 +262,7 @@ class JobReader:
     """
 
     def __init__(self, settings: StoreSettings) -> None:
-        self._url = settings.url
+        self._settings = settings
         self._prefix = settings.prefix
         self._redis = connect(settings)
 
@@ -279,7 +279,7 @@ class JobReader:
         return self._listed([(key, -LISTED_MAX, -1) for key in _sets(self._prefix)])
 
     def _listed(self, ranges: Iterable[tuple[str, int, int]]) -> list[KeptJob]:
-        with explained(self._url), self._redis.pipeline(transaction=False) as pipe:
+        with explained(self._settings), self._redis.pipeline(transaction=False) as pipe:
             for key, first, last in ranges:
                 pipe.zrange(key, first, last)
             found = [_text(id) for ids in pipe.execute() for id in ids]
@@ -288,7 +288,7 @@ class JobReader:
 
     def _jobs(self, ids: Iterable[str]) -> dict[str, KeptJob]:
         names = list(ids)
-        with explained(self._url), self._redis.pipeline(transaction=False) as pipe:
+        with explained(self._settings), self._redis.pipeline(transaction=False) as pipe:
             for id in names:
                 pipe.hmget(f"{self._prefix}job:{id}", _FIELDS)
             rows = pipe.execute()
@@ -300,7 +300,7 @@ class JobReader:
         Waits up to ``block_s`` for the first. What is no outcome is left out: anybody may have written there.
         """
         key = f"{self._prefix}outcomes:{id}"
-        with explained(self._url):
+        with explained(self._settings):
             reply = self._redis.xread({key: after}, count=ENTRIES_MAX, block=int(block_s * 1000) or None)
         entries = reply[0][1] if reply else []
         found = [outcome for _, fields in entries if (outcome := _outcome(fields)) is not None]

@@ -263,7 +263,7 @@ class Keeper:
         if info is not None and b"aof_enabled:1" not in bytes(info[0]):
             self._waits_for_disk = False
         elif info is not None:
-            policy = self._line.ask(pack("CONFIG", "GET", "appendfsync"))  # which may be forbidden
+            policy = self._line.ask(pack("CONFIG", "GET", "appendfsync"), optional=True)  # mostly forbidden
             self._waits_for_disk = policy is None or policy[0][1:] != [b"no"]
 
     def _sync(self) -> bool:

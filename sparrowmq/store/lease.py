@@ -54,7 +54,7 @@ def leader(settings: StoreSettings) -> tuple[str, int]:
     """Return who holds the lease, and its term; ("", 0) if nobody does. Raises Unavailable or Refused."""
     client = connect(settings)
     try:
-        with explained(settings.url):
+        with explained(settings):
             term, colon, holder = (client.get(f"{settings.prefix}lease") or b"").decode(errors="replace").partition(":")
         return (holder, int(term)) if colon and term.isdecimal() else ("", 0)
     finally:

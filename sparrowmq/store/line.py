@@ -45,7 +45,7 @@ class Line:
             connect_timeout_s=min(settings.connect_timeout_s, timeout_s),
             reply_timeout_s=min(settings.reply_timeout_s, timeout_s),
         )
-        self._url = settings.url
+        self._settings = settings
         self._client = connect(bounded)
         self._connection = self._client.connection_pool.make_connection()
         self._without = without
@@ -54,16 +54,19 @@ class Line:
         self.down = False
         self.wait_s = 0.0  # before it is worth asking again
 
-    def ask(self, command: bytes, replies: int = 1) -> list[Any] | None:
+    def ask(self, command: bytes, replies: int = 1, *, optional: bool = False) -> list[Any] | None:
         """Send packed commands and return their replies; None where one is missing or an error, which is in the log.
 
-        Blocks for at most the timeouts. The next call connects anew if that is needed; make it after ``wait_s``.
+        Blocks for at most the timeouts. The next call connects anew if that is needed; make it after ``wait_s``. What
+        is ``optional`` may be forbidden or unknown without a word in the log.
         """
         import redis
 
         found: list[Any] = []
         refused: Exception | None = None
         try:
+            if getattr(self._connection, "_sock", None) is None:
+                self._connection.connect()  # sending would connect, too, but without asking the sentinels where to
             self._connection.send_packed_command((command,), check_health=False)
             for _ in range(replies):
                 try:
@@ -75,8 +78,9 @@ class Line:
             return None
         self._answered()
         if refused is not None:
-            code = str(getattr(refused, "status_code", "")) or str(refused).partition(" ")[0]
-            self.refused(code, str(refused))
+            if not optional:
+                code = str(getattr(refused, "status_code", "")) or str(refused).partition(" ")[0]
+                self.refused(code, str(refused))
             return None
         return found
 
@@ -97,7 +101,7 @@ class Line:
         self.wait_s = min(self.wait_s * 2 or BACKOFF_MIN_S, BACKOFF_MAX_S)
         if not self.down:
             self.down = True
-            reason = str(explain(self._url, error))[:DETAIL_CHARS_MAX]
+            reason = str(explain(self._settings, error))[:DETAIL_CHARS_MAX]
             self._log("warning", f"Redis does not answer: no {self._without}", {"reason": reason})
 
     def reconnect(self) -> None:
@@ -107,7 +111,7 @@ class Line:
     def _answered(self) -> None:
         if self.down:
             self.down, self.wait_s = False, 0.0
-            self._log("info", "Redis answers again", {"redis": describe(self._url), "resumed": self._without})
+            self._log("info", "Redis answers again", {"redis": describe(self._settings.url), "resumed": self._without})
 
     def refused(self, code: str, reason: str) -> None:
         """Count something that was answered and is of no use, and name its ``code``: at once, then once in a while."""

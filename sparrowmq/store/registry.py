@@ -5,12 +5,14 @@ the path of a task: whatever happens to it, known schedulers stay known until a 
 
 Keys, below the prefix: ``scheduler:<id>``, ``worker:<id>`` and ``assistant:<id>`` hold JSON and expire; ``schedulers``,
 ``workers`` and ``assistants`` are the ids, sorted by their last refresh and bounded (a reader drops those whose record
-has expired; their owner adds them again at its next refresh); ``changed`` is a channel on which changes of the set of
-schedulers are announced; ``report:<id>`` is what an assistant last told of itself.
+has expired, if it may; their owner adds them again at its next refresh; a writer drops what nobody refreshes);
+``changed`` is a channel on which changes of the set of schedulers are announced; ``report:<id>`` is what an assistant
+last told of itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -30,6 +32,7 @@ REPORT_BYTES_MAX = 16 * 1024 * 1024
 SCHEDULERS_MAX = 1024
 WORKERS_MAX = 20_000
 ASSISTANTS_MAX = 64
+STALE_S = 3600.0  # without a refresh, an id is dropped: by far more than machines' clocks differ
 BACKOFF_MIN_S = 0.05
 BACKOFF_MAX_S = 1.0
 
@@ -109,7 +112,7 @@ class Registry:
 
     def ping(self) -> None:
         """Return if the server answers."""
-        with explained(self._settings.url):
+        with explained(self._settings):
             self._redis.ping()
 
     def publish(self, record: Record, *, announce: bool = False) -> None:
@@ -117,7 +120,7 @@ class Registry:
 
         So does finding that an assistant had declared the scheduler dead.
         """
-        with explained(self._settings.url):
+        with explained(self._settings):
             looks = isinstance(record, SchedulerRecord) and not announce
             with self._redis.pipeline(transaction=True) as pipe:
                 if looks:
@@ -131,7 +134,9 @@ class Registry:
     def _write(self, pipe: Any, record: Record, announce: bool) -> None:
         kind, most = _KINDS[type(record)]
         pipe.set(f"{self._prefix}{kind}:{record.id}", msgspec.json.encode(record), px=self._ttl_ms)
-        pipe.zadd(f"{self._prefix}{kind}s", {record.id: time.time()})
+        now = time.time()
+        pipe.zadd(f"{self._prefix}{kind}s", {record.id: now})
+        pipe.zremrangebyscore(f"{self._prefix}{kind}s", "-inf", now - STALE_S)
         pipe.zremrangebyrank(f"{self._prefix}{kind}s", 0, -1 - most)
         if announce:
             pipe.publish(f"{self._prefix}changed", record.id)
@@ -140,12 +145,14 @@ class Registry:
         """Remove ``record`` and announce it, unless another incarnation has taken its id."""
         kind, _ = _KINDS[type(record)]
         key = f"{self._prefix}{kind}:{record.id}"
-        with explained(self._settings.url):
+        with explained(self._settings):
             found = _decode(self._redis.get(key), type(record))
             if found is not None and found.incarnation != record.incarnation:
                 return
             with self._redis.pipeline(transaction=True) as pipe:
-                pipe.delete(key, f"{self._prefix}report:{record.id}")
+                pipe.delete(key)
+                if isinstance(record, AssistantRecord):
+                    pipe.delete(f"{self._prefix}report:{record.id}")
                 pipe.zrem(f"{self._prefix}{kind}s", record.id)
                 pipe.publish(f"{self._prefix}changed", record.id)
                 pipe.execute()
@@ -156,7 +163,7 @@ class Registry:
         Nothing happens where the scheduler writes its record meanwhile: it lives.
         """
         key = f"{self._prefix}scheduler:{id}"
-        with explained(self._settings.url):
+        with explained(self._settings):
             before = self._redis.get(key)
             found = _decode(before, SchedulerRecord)
             if found is None or found.id != id or found.incarnation != incarnation:
@@ -167,13 +174,13 @@ class Registry:
 
     def tell(self, id: str, report: bytes) -> None:
         """Write an assistant's ``report`` of itself for another ``ttl_s``."""
-        with explained(self._settings.url):
+        with explained(self._settings):
             self._redis.set(f"{self._prefix}report:{id}", report, px=self._ttl_ms)
 
     def reports(self, ids: Iterable[str]) -> dict[str, bytes]:
         """Return the last report of each of these assistants that has written one: anybody may have written there."""
         names = list(ids)
-        with explained(self._settings.url):
+        with explained(self._settings):
             found = self._redis.mget([f"{self._prefix}report:{id}" for id in names]) if names else []
         return {id: value for id, value in zip(names, found, strict=True) if value and len(value) <= REPORT_BYTES_MAX}
 
@@ -205,7 +212,7 @@ class Registry:
         members = f"{self._prefix}{name}s"
         prefix = f"{self._prefix}{name}:".encode()
         guess = [identity.encode() for identity in known]
-        with explained(self._settings.url):
+        with explained(self._settings):
             with self._redis.pipeline(transaction=record is not None) as pipe:
                 if record is not None:
                     self._write(pipe, record, announce)
@@ -221,13 +228,20 @@ class Registry:
                 values.update(zip(strangers, found, strict=True))
             expired = [identity for identity in ids if values[identity] is None]
             if expired:
-                self._redis.zrem(members, *expired)
+                self._drop(members, expired)
         records: dict[str, R] = {}
         for identity in ids:
             decoded = _decode(values[identity], kind)
             if decoded is not None and decoded.id.encode() == identity:
                 records[decoded.id] = decoded
         return records
+
+    def _drop(self, members: str, ids: Iterable[bytes]) -> None:
+        """Take ids out of a set, where this user may: for others it is no loss, since writers drop them in the end."""
+        import redis
+
+        with contextlib.suppress(redis.exceptions.NoPermissionError):
+            self._redis.zrem(members, *ids)
 
     def close(self) -> None:
         """Close the connections."""

@@ -17,6 +17,7 @@ from sparrowmq.store.connection import connect, describe
 from sparrowmq.store.embedded import EmbeddedServer
 from sparrowmq.store.registry import (
     SCHEDULERS_MAX,
+    STALE_S,
     AssistantRecord,
     Record,
     Registry,
@@ -208,10 +209,17 @@ def test_foreign_values_are_no_records(settings):
 
 def test_the_set_of_ids_is_bounded(settings):
     client = connect(settings)
-    client.zadd("t:schedulers", {f"old-{n}": n for n in range(SCHEDULERS_MAX + 50)})
+    client.zadd("t:schedulers", {f"old-{n}": time.time() for n in range(SCHEDULERS_MAX + 50)})
     Registry(settings).publish(scheduler())
     assert client.zcard("t:schedulers") == SCHEDULERS_MAX
     assert client.zscore("t:schedulers", "scheduler-a")
+
+
+def test_ids_that_nobody_refreshes_are_dropped_by_who_writes_next(settings):
+    client = connect(settings)
+    client.zadd("t:schedulers", {"forgotten": time.time() - STALE_S - 1, "behind": time.time() - STALE_S + 60})
+    Registry(settings).publish(scheduler())
+    assert client.zrange("t:schedulers", 0, -1) == [b"behind", b"scheduler-a"]
 
 
 def test_changes_are_announced_before_the_next_poll(settings, watch):
@@ -290,7 +298,7 @@ def test_nobody_there_names_the_server_and_no_secret():
 
 @pytest.mark.parametrize("url", ["http://x", "redis://host:notaport", "redis://h/0?no_such_option=1", "nonsense"])
 def test_what_is_no_redis_url_is_a_bad_setting(url):
-    with pytest.raises(ConfigError, match="no Redis URL"):
+    with pytest.raises(ConfigError, match=r"(no|not a) Redis URL"):
         Registry(StoreSettings(url=url))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import redis
@@ -13,11 +14,15 @@ from sparrowmq.store.embedded import server_binary
 
 
 class Server:
-    """One server on a Unix socket in ``directory``, which must be short. With ``aof`` every write is on the disk."""
+    """One server on a Unix socket in ``directory``, which must be short. With ``aof`` every write is on the disk.
 
-    def __init__(self, directory: Path, *, aof: bool) -> None:
+    ``options`` are further words of its command line.
+    """
+
+    def __init__(self, directory: Path, *, aof: bool, options: Sequence[str] = ()) -> None:
         self._directory = directory
         self._aof = aof
+        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"unix://{directory}/v.sock?db=0"
         self.start()
@@ -27,7 +32,7 @@ class Server:
         words = [
             str(server_binary()), "--port", "0", "--unixsocket", f"{self._directory}/v.sock", "--save", "",
             "--appendonly", "yes" if self._aof else "no", "--appendfsync", "always", "--dir", str(self._directory),
-            "--loglevel", "warning",
+            "--loglevel", "warning", *self._options,
         ]  # fmt: skip
         self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         client = connect(StoreSettings(url=self.url))
@@ -35,6 +40,8 @@ class Server:
             try:
                 client.ping()
                 break
+            except redis.AuthenticationError:
+                break  # it wants a password, and so it answers
             except redis.ConnectionError:
                 assert self._process.poll() is None, "the server has ended"
         client.close()

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given, strategies as st
 
 from sparrowmq import config
 from sparrowmq.config import Config, load
 from sparrowmq.errors import ConfigError, UsageError
 from sparrowmq.settings import SchedulerSettings, SecuritySettings
+from sparrowmq.store import target
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT = ROOT / "config" / "default.toml"
@@ -59,8 +61,16 @@ def test_every_key_of_default_toml_is_explained():
 def test_shipped_files_load():
     assert msgspec.structs.replace(load(DEFAULT), sources={}) == Config()
     docker = load(ROOT / "config" / "docker.toml")
-    assert docker.security.insecure
+    assert docker.security == SecuritySettings(keys="/keys")
     assert docker.store.url == "redis://redis:6379/0"
+
+
+def test_the_file_for_open_networks_says_keys_and_loads():
+    secure = load(ROOT / "config" / "secure.toml")
+    assert secure.security.keys
+    assert not secure.security.insecure
+    assert secure.scheduler.bind_workers == "tcp://0.0.0.0:7701"
+    assert secure.store.url.startswith("rediss://")
 
 
 def test_flag_beats_environment_beats_file_beats_default(write):
@@ -159,6 +169,53 @@ def test_foreign_and_empty_variables_are_left_alone():
     assert set(loaded.sources.values()) == {"default"}
 
 
+def test_any_setting_from_a_file_that_a_variable_names(tmp_path):
+    (tmp_path / "slots").write_text(" 7\n")
+    (tmp_path / "password").write_text("hunter2\n")
+    loaded = load(
+        None,
+        {
+            "SPARROWMQ_WORKER_SLOTS_FILE": str(tmp_path / "slots"),
+            "SPARROWMQ_STORE_PASSWORD_FILE": str(tmp_path / "password"),
+            "SPARROWMQ_STORE_USERNAME_FILE": "",
+            "SPARROWMQ_STORE_TLS_CA_FILE": "/ca",
+            "SPARROWMQ_HEALTH_FILE": "/run/alive",
+        },
+    )
+    assert (loaded.worker.slots, loaded.store.password, loaded.store.tls_ca_file) == (7, "hunter2", "/ca")
+    assert loaded.health.file == "/run/alive"
+    assert loaded.sources["worker.slots"] == f"environment variable SPARROWMQ_WORKER_SLOTS_FILE: {tmp_path}/slots"
+    assert load(None, {"SPARROWMQ_WORKER_SLOTS_FILE": str(tmp_path / "slots")}, {"worker.slots": 2}).worker.slots == 2
+
+
+def test_no_setting_is_called_as_another_ones_file():
+    names = set(config.keys())
+    assert not [key for key in names if f"{key}_file" in names]
+
+
+@pytest.mark.parametrize(
+    ("content", "environ", "reason"),
+    [
+        (b"7", {"SPARROWMQ_WORKER_SLOTS": "3"}, "worker.slots is given twice: by environment variable .*_SLOTS and by"),
+        (None, {}, "SPARROWMQ_WORKER_SLOTS_FILE: .*/f cannot be read: No such file"),
+        (b"\xff", {}, "SPARROWMQ_WORKER_SLOTS_FILE: .*/f is not UTF-8"),
+        (b"many", {}, "SPARROWMQ_WORKER_SLOTS_FILE: .*/f: worker.slots: expected int.*'many'"),
+        (b" " * (config.FILE_BYTES_MAX + 1), {}, "is larger than"),
+    ],
+)
+def test_a_file_of_a_setting_that_cannot_be_used_is_named(tmp_path, content, environ, reason):
+    if content is not None:
+        (tmp_path / "f").write_bytes(content)
+    with pytest.raises(ConfigError, match=reason):
+        load(None, {"SPARROWMQ_WORKER_SLOTS_FILE": str(tmp_path / "f"), **environ})
+
+
+def test_a_misspelt_variable_of_a_file_is_an_error():
+    with pytest.raises(ConfigError, match="there is no such setting") as caught:
+        load(None, {"SPARROWMQ_STORE_PASWORD_FILE": "/x"})
+    assert caught.value.hint == "did you mean SPARROWMQ_STORE_PASSWORD_FILE?"
+
+
 def test_bad_environment_value_and_flag():
     with pytest.raises(ConfigError, match=r"SPARROWMQ_WORKER_SLOTS: worker\.slots: expected int.*'many'"):
         load(None, {"SPARROWMQ_WORKER_SLOTS": "many"})
@@ -166,10 +223,30 @@ def test_bad_environment_value_and_flag():
         load(None, {}, {"worker.slotz": 1})
 
 
-def test_a_password_is_never_shown():
+@pytest.mark.parametrize("key", sorted(config.HIDDEN))
+def test_a_password_is_never_shown(key):
     with pytest.raises(ConfigError) as caught:
-        load(None, {}, {"store.url": 5.5})
+        load(None, {}, {key: 5.5})
     assert "(not shown)" in str(caught.value)
+    loaded = load(None, {}, {key: "redis://bob:hunter2@h/0" if key == "store.url" else "hunter2"})
+    assert config.shown(loaded, key) in ("redis://bob@h/0", "(not shown)")
+    assert config.shown(Config(), key) == ""
+    assert config.shown(loaded, "worker.slots") == 0
+
+
+def test_every_key_that_may_hold_a_password_is_hidden():
+    assert {key for key in config.keys() if "password" in key} <= config.HIDDEN  # noqa: SIM118
+
+
+@pytest.mark.parametrize("key", ["store.username", "store.password"])
+@pytest.mark.parametrize("url", ["redis://bob:hunter2@h", "redis://:hunter2@h", "redis+sentinel://bob@h/s"])
+def test_credentials_are_given_once(key, url):
+    with pytest.raises(
+        ConfigError, match=f"flag: {key} is set, and store.url .* has a user or password, too"
+    ) as caught:
+        load(None, {"SPARROWMQ_STORE_URL": url}, {key: "hunter3"})
+    assert "hunter" not in f"{caught.value} {caught.value.hint}"
+    assert load(None, {"SPARROWMQ_STORE_URL": "redis://h"}, {key: "hunter3"}).store.url == "redis://h"
 
 
 @pytest.mark.parametrize(
@@ -179,8 +256,17 @@ def test_a_password_is_never_shown():
 def test_binding_beyond_loopback_must_be_said(address, key):
     with pytest.raises(ConfigError, match=f"scheduler.{key}") as caught:
         load(None, {}, {f"scheduler.{key}": address})
-    assert "--insecure" in caught.value.hint
+    for way in ("`sparrowmq keys new`", "security.keys", "--insecure"):
+        assert way in caught.value.hint
     assert load(None, {}, {f"scheduler.{key}": address, "security.insecure": True}).security.insecure
+    assert load(None, {}, {f"scheduler.{key}": address, "security.keys": "/keys"}).security.keys == "/keys"
+    assert load(None, {}, {f"scheduler.{key}": address}, exposed=False).security == SecuritySettings()
+
+
+def test_keys_and_insecure_contradict_each_other():
+    with pytest.raises(ConfigError, match=r"security\.keys = /keys and security\.insecure = true contradict") as caught:
+        load(None, {"SPARROWMQ_SECURITY_KEYS": "/keys"}, {"security.insecure": True})
+    assert "leave out --insecure" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -233,8 +319,53 @@ def test_a_redis_url_is_checked_where_it_is_said(write):
         load(write("[store]\nurl = 'foo'\n"))
     with pytest.raises(ConfigError, match=r"SPARROWMQ_STORE_URL: store\.url"):
         load(None, {"SPARROWMQ_STORE_URL": "redis://bob:hunter2@h:0/1"})
-    for url in ("redis://h", "redis://u:p@h:1/2", "rediss://h/0?ssl_cert_reqs=none", "unix:///tmp/s?db=0", ""):
-        assert config.bad_store_url(url) == "" or not url
+    for url in ("redis://h", "redis://u:p@h:1/2", "rediss://h/0?ssl_cert_reqs=none", "unix:///tmp/s?db=0"):
+        assert config.bad_store_url(url) == ""
+
+
+@pytest.mark.parametrize(
+    ("url", "sentinels", "service", "plain"),
+    [
+        ("redis+sentinel://a/main", (("a", 26379),), "main", "redis://sentinels/"),
+        (
+            "rediss+sentinel://u:p%2F@a:1,[::1]:2/main/3?x=y",
+            (("a", 1), ("::1", 2)),
+            "main",
+            "rediss://u:p%2F@sentinels/3?x=y",
+        ),
+        ("redis+sentinel://:p@a,b:5/my%20set/0", (("a", 26379), ("b", 5)), "my set", "redis://:p@sentinels/0"),
+    ],
+)
+def test_sentinels_are_understood(url, sentinels, service, plain):
+    parsed = target.parse(url)
+    assert (parsed.sentinels, parsed.service, parsed.plain) == (sentinels, service, plain)
+    assert parsed.tls == url.startswith("rediss")
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("redis+sentinel://a:1,b:2", "there is no name of a service"),
+        ("redis+sentinel://a:1,b:x/main", "a port is a number"),
+        ("redis+sentinel://a,,b/main", "there is no host"),
+        ("redis+sentinel:///main", "there is no host"),
+        ("redis+sentinel://a/main/x", "'x' is no database number"),
+        ("redis+sentinel://" + ",".join("a" * 33) + "/main", "more than 32 sentinels"),
+        ("redis+cluster://a", "redis+cluster://a is not a Redis URL"),
+        ("redis://h:70000", "out of range"),
+        ("unix://", "there is no path to a socket"),
+    ],
+)
+def test_what_is_wrong_with_a_url_is_said(url, reason):
+    assert reason in config.bad_store_url(url)
+
+
+@given(password=st.text(alphabet="hunter2:/@?#%[] ", min_size=12), scheme=st.sampled_from(["redis", "redis+sentinel"]))
+def test_no_part_of_a_password_is_shown_however_it_is_written(password, scheme):
+    secret = f"S3CRET{password}S3CRET"
+    url = f"{scheme}://bob:{secret}@h:6379/main"
+    assert "S3CRET" not in config.bad_store_url(url) + target.describe(url)
+    assert "S3CRET" not in config.bad_store_url(secret + "@h") + target.describe(secret + "@h")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,109 @@
+"""What each role may do in Redis: one table, and the ACL file that follows from it.
+
+Owns: which commands on which keys each role needs, and how Redis wants that written. Must not know: files, or what the
+keys hold (store/). tests/integration/test_store_access.py holds the table to what the roles do.
+
+Redis 7.0 or later, or Valkey, is needed. A row is a selector, so that a command is good for the keys beside it and no
+others. What the table cannot tell apart are members of a role: a worker may write the record of another worker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from sparrowmq.errors import SecurityError
+from sparrowmq.security.credentials import ROLES, SCHEDULER
+
+USERS: Final = (SCHEDULER, *ROLES)
+_PREFIX: Final = re.compile(r"[A-Za-z0-9_.:{}/@-]{1,64}")  # no space, and nothing that a pattern means something by
+
+
+class Row(NamedTuple):
+    """Commands, and the keys on which they are allowed. ``access``: "R" to read, "W" to write, "RW" both."""
+
+    commands: str
+    access: str
+    keys: str
+
+
+# Of a connection: finding out whether it is there, choosing the database. What redis-py says of itself (client
+# setinfo) may be refused; to name a command that Redis 7.0 does not know would keep it from starting.
+_CONNECTION: Final = "ping select multi exec discard"
+_LISTEN: Final = "subscribe unsubscribe"
+_FIND: Final = (Row("zrevrange", "R", "schedulers"), Row("get mget", "R", "scheduler:*"))
+_BEAT: Final = Row("xadd", "W", "beats")
+
+
+def _register(kind: str) -> tuple[Row, ...]:
+    """Return what publishing a record, keeping it and withdrawing it takes."""
+    return (
+        Row("get set del", "RW", f"{kind}:*"),
+        Row("zadd zrem zremrangebyrank zremrangebyscore", "RW", f"{kind}s"),
+    )
+
+
+# Commands that concern no key; of @blocking that leaves WAIT and, where it is known, WAITAOF.
+ROOT: Final[Mapping[str, str]] = {
+    SCHEDULER: f"{_CONNECTION} {_LISTEN} publish info @blocking time",
+    "worker": f"{_CONNECTION} {_LISTEN} publish",
+    "assistant": f"{_CONNECTION} {_LISTEN} publish time",
+    "client": f"{_CONNECTION} {_LISTEN} time info",
+}
+_JOB_WRITES: Final = (
+    "eval hmget hget hset hsetnx hdel hincrby persist pexpire xlen xadd setrange get del zadd zrem zremrangebyscore"
+)
+TABLE: Final[Mapping[str, tuple[Row, ...]]] = {
+    SCHEDULER: (
+        *_register("scheduler"),
+        *_FIND,
+        _BEAT,
+        Row(_JOB_WRITES, "RW", "job:* outcomes:* ends:* jobs:open jobs:over"),
+        Row("zrange", "R", "jobs:open jobs:over"),
+        Row("xread", "R", "outcomes:*"),
+    ),
+    "worker": (*_register("worker"), *_FIND, _BEAT),
+    "assistant": (
+        *_register("assistant"),
+        *_FIND,
+        _BEAT,
+        Row("xread", "R", "beats"),
+        Row("set del", "W", "report:*"),
+        Row("eval get set", "RW", "scheduler:*"),
+        Row("eval get set del pttl pexpire", "RW", "lease term"),
+    ),
+    "client": (
+        *_FIND,
+        Row("zrevrange", "R", "workers assistants"),
+        Row("zrange", "R", "jobs:open jobs:over"),
+        Row("get mget", "R", "worker:* assistant:* report:* lease"),
+        Row("hmget", "R", "job:*"),
+        Row("xread", "R", "outcomes:*"),
+    ),
+}
+
+
+def users(prefix: str, passwords: Mapping[str, str]) -> dict[str, str]:
+    """Return the line of each user of an ACL file; ``passwords`` by role, of which the file has the SHA-256 only."""
+    if not _PREFIX.fullmatch(prefix):
+        raise SecurityError(
+            f"store.prefix = {prefix!r} cannot stand in an ACL file of Redis",
+            hint="use letters, digits and _ . : - / @ { }",
+        )
+    # Nobody can be this user, and it may do all: as it Redis 7.0 reads its append-only file, and drops what it may not do.
+    lines = {"default": "user default off resetpass ~* &* +@all"}
+    for role in USERS:
+        digest = hashlib.sha256(passwords[role].encode()).hexdigest()
+        root = " ".join(f"+{command}" for command in ROOT[role].split())
+        selectors = " ".join(_selector(prefix, row) for row in TABLE[role])
+        lines[role] = f"user {role} on resetpass #{digest} resetchannels &{prefix}changed -@all {root} {selectors}"
+    return lines
+
+
+def _selector(prefix: str, row: Row) -> str:
+    allowed = "~" if row.access == "RW" else f"%{row.access}~"
+    commands = " ".join(f"+{command}" for command in row.commands.split())
+    patterns = " ".join(f"{allowed}{prefix}{key}" for key in row.keys.split())
+    return f"(-@all {commands} {patterns})"

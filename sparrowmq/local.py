@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -23,6 +23,7 @@ from sparrowmq import config
 from sparrowmq.errors import ConfigError, Refused, SparrowError, Unavailable, UsageError
 from sparrowmq.runtime import directory, state
 from sparrowmq.runtime.launch import LaunchSpec, Order, Report
+from sparrowmq.security import keyring
 from sparrowmq.settings import (
     AssistantSettings,
     LogSettings,
@@ -57,8 +58,10 @@ class LocalCluster:
     drain, a signal, `scale`) stays away. The Valkey server is always replaced. Log lines go to ``log_path``, or to
     STANDARD_ERROR (None: to a file that goes with the cluster, and into the error when starting fails).
 
-    Raises Unavailable when the cluster is not ready within ``start_timeout_s``, UsageError for bad counts, and
-    ConfigError for addresses beyond loopback without ``security.insecure``.
+    With ``security.keys`` every connection between its processes is encrypted, and clients need the same keys.
+
+    Raises Unavailable when the cluster is not ready within ``start_timeout_s``, UsageError for bad counts, ConfigError
+    for addresses beyond loopback without keys or ``security.insecure``, and SecurityError for keys that cannot be used.
     """
 
     def __init__(
@@ -91,7 +94,11 @@ class LocalCluster:
             if not least <= count <= MEMBERS_MAX:
                 raise UsageError(f"{name}: expected a number from {least} to {MEMBERS_MAX:,}, got {count}")
         store = store or StoreSettings()
-        config.check_exposure(scheduler or SchedulerSettings(), security or SecuritySettings())
+        security = security or SecuritySettings()
+        config.check_exposure(scheduler or SchedulerSettings(), security)
+        keys = os.path.abspath(security.keys) if security.keys else ""
+        if keys:
+            _check_keys(keys, {"worker": workers, "assistant": assistants})
         self._spec = LaunchSpec(
             directory="",
             schedulers=schedulers,
@@ -102,6 +109,7 @@ class LocalCluster:
             assistant=assistant or AssistantSettings(),
             store=store if redis_url is None else msgspec.structs.replace(store, url=redis_url),
             log=log or LogSettings(level="warning"),
+            keys=keys,
             detached=detached,
             restart=restart,
             start_timeout_s=start_timeout_s,
@@ -136,6 +144,11 @@ class LocalCluster:
         if self._outcome is None or not self._outcome.url or (self._ended and not self._spec.detached):
             raise UsageError("the local cluster is not running", hint="use it as `with LocalCluster() as cluster:`")
         return self._outcome.url
+
+    @property
+    def keys(self) -> str:
+        """The directory with the keys that the cluster uses, and clients need; "" for none."""
+        return self._spec.keys
 
     @property
     def workers(self) -> list[Member]:
@@ -389,6 +402,14 @@ class LocalCluster:
             self._store_pid = report.pid
         else:
             self._outcome = report
+
+
+def _check_keys(keys: str, members: Mapping[str, int]) -> None:
+    """Raise SecurityError here, and not in a process of the cluster, where the keys cannot be used."""
+    keyring.load_trust(keys)
+    for role, count in members.items():
+        if count:
+            keyring.load_credentials(keys, role)
 
 
 def _nobody() -> dict[str, list[Member]]:

@@ -28,7 +28,7 @@ def run(
 
     On a cluster of its own, or on the one registered in the Redis at ``url``. Raises CommandFailed.
     """
-    with target.opened(url, workers=workers, slots=slots) as cluster, Client(cluster.url) as client:
+    with target.opened(url, workers=workers, slots=slots) as cluster, Client(cluster) as client:
         _once(client, argv, min(tasks, _WARM_UP_TASKS))
         rates = [round(tasks / _once(client, argv, tasks), 1) for _ in range(runs)]
     measured = {"tasks": tasks, "argv": list(argv), "commands_per_s": figures.median(rates), "runs": rates}

@@ -46,7 +46,7 @@ def run(
     starts = [] if url else [_start(workers, schedulers) for _ in range(runs)]
     with target.opened(url, workers=workers, schedulers=schedulers) as cluster:
         target.need_pids(cluster)
-        with Client(cluster.url) as client:
+        with Client(cluster) as client:
             client.gather(client.map(echo, range(10 * cluster.slots)), timeout_s=target.patience_s())
         time.sleep(_SETTLE_S)
         roles = _roles(cluster)

@@ -19,13 +19,20 @@ from sparrowmq.client.client import Client
 _WARM_UP_TRIPS = 200
 
 
-def run(*, trips: int = 1000, workers: int = 1, runs: int = 5, url: str = "") -> dict[str, Any]:
+def run(
+    *, trips: int = 1000, workers: int = 1, runs: int = 5, url: str = "", tcp: bool = False, curve: bool = False
+) -> dict[str, Any]:
     """Measure ``runs`` times ``trips`` round trips; every figure is the median of the runs.
 
     ``p50_ms`` and ``p99_ms``: from `Client.submit` to the result's value. ``floor_*``: the same way with nothing
     on it but ZeroMQ (see `floor`). On a cluster of its own, or on the one registered in the Redis at ``url``.
+    For ``tcp`` and ``curve``, which change nothing of the floor, see `target.opened`.
     """
-    with target.opened(url, workers=workers) as cluster, Client(cluster.url) as client, floor.Chain() as chain:
+    with (
+        target.opened(url, workers=workers, tcp=tcp, curve=curve) as cluster,
+        Client(cluster) as client,
+        floor.Chain() as chain,
+    ):
 
         def task(number: int) -> None:
             client.submit(echo, number).result(target.patience_s())

@@ -41,7 +41,7 @@ def run(*, tasks: int = 100_000, runs: int = 5, url: str = "") -> dict[str, Any]
     payload_bytes = sum(len(python.dump_call((number,), {})) for number in range(tasks))
     grown = []
     for _ in range(runs):
-        with target.opened(url, workers=1) as cluster, Client(cluster.url) as client:
+        with target.opened(url, workers=1) as cluster, Client(cluster) as client:
             target.need_pids(cluster)
             grown.append(_once(client, cluster, tasks))
     scheduler = [round((one.scheduler_bytes - payload_bytes) / tasks, 1) for one in grown]

@@ -25,17 +25,29 @@ _TASK_S_MAX: Final = 0.5
 
 
 def run(
-    *, tasks: int = 200, size_bytes: int = 2**20, workers: int = 2, slots: int = 1, runs: int = 5, url: str = ""
+    *,
+    tasks: int = 200,
+    size_bytes: int = 2**20,
+    workers: int = 2,
+    slots: int = 1,
+    runs: int = 5,
+    url: str = "",
+    tcp: bool = False,
+    curve: bool = False,
 ) -> dict[str, Any]:
     """Send ``tasks`` arguments of ``size_bytes`` each by one map, then as many results; both ``runs`` times.
 
     MB/s count the payload once, from the call to the last value, pickling included; every figure is the median.
     On a cluster of its own, or on the one registered in the Redis at ``url``: then its workers need numpy, too.
+    For ``tcp`` and ``curve`` see `target.opened`.
     """
     with_numpy = importlib.util.find_spec("numpy") is not None
     make = array_block if with_numpy else block
     blocks = [make(number, size_bytes) for number in range(tasks)]
-    with target.opened(url, workers=workers, slots=slots) as cluster, Client(cluster.url) as client:
+    with (
+        target.opened(url, workers=workers, slots=slots, tcp=tcp, curve=curve) as cluster,
+        Client(cluster) as client,
+    ):
 
         def there(count: int) -> list[tuple[int, int]]:
             return client.gather(client.map(label, blocks[:count]), timeout_s=target.patience_s(count * _TASK_S_MAX))

@@ -28,7 +28,7 @@ def result(bench: str, figures: dict[str, Any], cluster: Target) -> dict[str, An
 def describe(cluster: Target) -> dict[str, Any]:
     """Return a cluster's settings. One of our own has the defaults in all that is not named here."""
     return {
-        "kind": "local, default settings" if cluster.own else "given",
+        "kind": ", ".join(("local", *cluster.links, "default settings")) if cluster.own else "given",
         "workers": cluster.workers,
         "slots": cluster.slots,
         "schedulers": cluster.schedulers,

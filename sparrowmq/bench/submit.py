@@ -29,7 +29,7 @@ def run(*, tasks: int = 10_000, workers: int = 2, slots: int = 1, runs: int = 5,
     ``tasks_per_s``: from the first call to the last result's value. ``calls_per_s``: the calls alone, which return
     before anything has run. On a cluster of its own, or on the one registered in the Redis at ``url``.
     """
-    with target.opened(url, workers=workers, slots=slots) as cluster, Client(cluster.url) as client:
+    with target.opened(url, workers=workers, slots=slots) as cluster, Client(cluster) as client:
         _once(client, min(tasks, _WARM_UP_TASKS))
         meter = Meter(cluster)
         meter.start()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -15,6 +16,8 @@ from sparrowmq.client.client import Client
 from sparrowmq.errors import Unavailable, UsageError
 from sparrowmq.local import LocalCluster
 from sparrowmq.protocol import messages as m
+from sparrowmq.security.making import Tree
+from sparrowmq.settings import SchedulerSettings, SecuritySettings, StoreSettings
 
 _NOTHING_HEARD_S: Final = 60.0
 
@@ -35,18 +38,30 @@ class Target(NamedTuple):
     worker_pids: tuple[int, ...] = ()
     store_pid: int = 0
     launcher_pid: int = 0
+    links: tuple[str, ...] = ()  # how those of an own cluster differ from Unix sockets that are not encrypted
+    keys: str | None = None  # the directory of its keys, "" for none; None: as the environment says
 
 
 @contextlib.contextmanager
-def opened(url: str = "", *, workers: int, slots: int = 1, schedulers: int = 1) -> Iterator[Target]:
+def opened(
+    url: str = "", *, workers: int, slots: int = 1, schedulers: int = 1, tcp: bool = False, curve: bool = False
+) -> Iterator[Target]:
     """Give the cluster at ``url``, or one of this size (``slots`` a worker) on this machine, gone afterwards.
 
-    Raises Unavailable when it does not come up, or when the one at ``url`` has no worker.
+    With ``tcp`` its processes speak over loopback TCP instead of Unix sockets, with ``curve`` encrypted, by keys made
+    for it. Raises Unavailable when it does not come up, or when the one at ``url`` has no worker.
     """
     if url:
+        if tcp or curve:
+            raise UsageError("a cluster that runs already has its connections", hint="leave out --tcp and --curve")
         yield _look(url)
-    else:
-        with LocalCluster(workers=workers, slots=slots, schedulers=schedulers) as cluster:
+        return
+    any_port = "tcp://127.0.0.1:*"
+    scheduler = SchedulerSettings(bind_workers=any_port, bind_clients=any_port) if tcp else SchedulerSettings()
+    with tempfile.TemporaryDirectory(prefix="sparrowmq-bench-") as place:
+        keys = _make_keys(place) if curve else ""
+        security = SecuritySettings(keys=keys)
+        with LocalCluster(workers, slots, schedulers, scheduler=scheduler, security=security) as cluster:
             yield Target(
                 cluster.url,
                 workers,
@@ -56,7 +71,16 @@ def opened(url: str = "", *, workers: int, slots: int = 1, schedulers: int = 1) 
                 worker_pids=tuple(member.pid for member in cluster.workers),
                 store_pid=cluster.store_pid,
                 launcher_pid=cluster.pid,
+                links=("TCP",) * tcp + ("CURVE",) * curve,
+                keys=keys,
             )
+
+
+def _make_keys(place: str) -> str:
+    tree = Tree(place)
+    with tree.changing():
+        tree.complete(StoreSettings().prefix)
+    return place
 
 
 def _look(url: str) -> Target:
@@ -102,12 +126,12 @@ def need_pids(cluster: Target) -> None:
 def clients(target: Target) -> Iterator[list[Client]]:
     """Give one client for each scheduler, connected to it."""
     with contextlib.ExitStack() as stack:
-        first = stack.enter_context(Client(target.url))
+        first = stack.enter_context(Client(target))
         addresses = sorted(first.schedulers.values())
         if len(addresses) < 2:
             yield [first]
         else:
-            yield [stack.enter_context(Client(address)) for address in addresses]
+            yield [stack.enter_context(Client(address, keys=target.keys)) for address in addresses]
 
 
 def stuck(missing: int, of: int) -> Unavailable:

@@ -27,17 +27,29 @@ _TASK_S_MAX: Final = 1e-3  # a cluster with less than 1,000 tasks a second count
 
 
 def run(
-    *, tasks: int = 10_000, call: str = MAP, workers: int = 2, slots: int = 1, runs: int = 5, url: str = ""
+    *,
+    tasks: int = 10_000,
+    call: str = MAP,
+    workers: int = 2,
+    slots: int = 1,
+    runs: int = 5,
+    url: str = "",
+    tcp: bool = False,
+    curve: bool = False,
 ) -> dict[str, Any]:
     """Measure ``runs`` times from calling ``call`` to the last result; ``tasks_per_s`` is their median.
 
     Memory is the client's (this process) and the schedulers' together: before, the peak resident set over all
     runs, and the proportional set size after them. None for schedulers that are not on this machine.
-    On a cluster of its own with ``workers`` of ``slots`` each, or on the one registered in the Redis at ``url``.
+    On a cluster of its own with ``workers`` of ``slots`` each, or on the one registered in the Redis at ``url``. For
+    ``tcp`` and ``curve`` see `target.opened`.
     """
     if call not in CALLS:
         raise UsageError(f"call: expected {' or '.join(CALLS)}, got {call!r}")
-    with target.opened(url, workers=workers, slots=slots) as cluster, Client(cluster.url) as client:
+    with (
+        target.opened(url, workers=workers, slots=slots, tcp=tcp, curve=curve) as cluster,
+        Client(cluster) as client,
+    ):
         for _ in range(_WARM_UP_RUNS):
             _once(client, call, min(tasks, _WARM_UP_TASKS))
         sides = {"client": (os.getpid(),), "scheduler": cluster.scheduler_pids}

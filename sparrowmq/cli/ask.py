@@ -20,6 +20,7 @@ from sparrowmq.transport.context import new_context
 from sparrowmq.transport.dealer import Dealer
 
 if TYPE_CHECKING:
+    from sparrowmq.security.credentials import Credentials
     from sparrowmq.settings import StoreSettings
     from sparrowmq.store.registry import SchedulerRecord
 
@@ -63,7 +64,13 @@ def schedulers(
 
 
 def statuses(
-    store: StoreSettings, what: str, job: str = "", indices: Sequence[int] = (), *, timeout_s: float = TIMEOUT_S
+    store: StoreSettings,
+    what: str,
+    job: str = "",
+    indices: Sequence[int] = (),
+    *,
+    timeout_s: float = TIMEOUT_S,
+    credentials: Credentials | None = None,
 ) -> list[m.Status]:
     """Return the answers of all registered schedulers that give one.
 
@@ -78,7 +85,7 @@ def statuses(
             hint="start one with `sparrowmq scheduler start`, or a whole local cluster with `sparrowmq up`",
         )
     addresses = {name: record.address_clients for name, record in found.items()}
-    answers = ask(addresses, what, job, indices, timeout_s=timeout_s)
+    answers = ask(addresses, what, job, indices, timeout_s=timeout_s, credentials=credentials)
     got = [answer.status for answer in answers.values() if answer.status is not None]
     if got:
         return got
@@ -99,14 +106,16 @@ def ask(
     indices: Sequence[int] = (),
     *,
     timeout_s: float = TIMEOUT_S,
+    credentials: Credentials | None = None,
 ) -> dict[str, Answer]:
     """Ask the scheduler at each of ``addresses`` (by any key); return what came of it within ``timeout_s``, by key."""
-    return _Asking(m.Query(1, what, job, list(indices))).run(addresses, timeout_s)
+    return _Asking(m.Query(1, what, job, list(indices)), credentials).run(addresses, timeout_s)
 
 
 class _Asking:
-    def __init__(self, query: m.Query) -> None:
+    def __init__(self, query: m.Query, credentials: Credentials | None) -> None:
         self._query = query
+        self._credentials = credentials
         self._loop = Loop()
         self._context = new_context()
         self._dealers: dict[str, Dealer] = {}
@@ -125,6 +134,7 @@ class _Asking:
                     on_batch=partial(self._on_batch, key),
                     on_lost=partial(self._on_lost, key),
                     on_bad=partial(self._on_bad, key),
+                    credentials=self._credentials,
                 )
                 self._dealers[key] = dealer
                 dealer.send([hello, self._query])

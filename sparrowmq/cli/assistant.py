@@ -36,11 +36,12 @@ def assistant() -> None:
 @pass_globals
 def start_assistant(options: Globals, detector: str | None) -> int:
     """Run one assistant in the foreground. SIGTERM ends it; another one takes over."""
-    loaded = options.load_found({"assistant.detector": detector})
-    from sparrowmq.runtime import assisting
+    loaded = options.load_found({"assistant.detector": detector}, role="assistant")
+    from sparrowmq.runtime import assisting, health
 
     options.check_store(loaded)
-    return assisting.run_assistant(loaded.assistant, loaded.store, loaded.log)
+    health.setup(loaded.health.file)
+    return assisting.run_assistant(loaded.assistant, loaded.store, loaded.log, keys=loaded.security.keys)
 
 
 @assistant.command("show")

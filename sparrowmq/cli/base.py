@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sparrowmq.errors import ConfigError, SparrowError, Unavailable, UsageError
+from sparrowmq.errors import ConfigError, SecurityError, SparrowError, Unavailable, UsageError
 
 if TYPE_CHECKING:
     from sparrowmq.client.client import Client
     from sparrowmq.config import Config
     from sparrowmq.protocol import messages as m
+    from sparrowmq.security.credentials import Credentials
 
 OUTPUTS = ("table", "json", "jsonl", "quiet")
 START_HINT = "start a cluster with `sparrowmq up --detach`, or give --redis redis://host:6379/0"
@@ -61,17 +62,30 @@ class Globals:
         given = {"store.url": self.redis, "security.insecure": self.insecure, **(flags or {})}
         return config.load(self.config, os.environ, given)
 
-    def load_found(self, flags: Mapping[str, object] | None = None) -> Config:
-        """Return the settings with a Redis URL: the configured one, or that of the running local cluster."""
-        import msgspec
+    def load_found(self, flags: Mapping[str, object] | None = None, role: str = "client") -> Config:
+        """Return the settings with a Redis URL: the configured one, or that of the running local cluster and its keys.
+
+        Where the keys have a password for Redis it is this ``role``'s.
+        """
+        from msgspec.structs import replace
 
         from sparrowmq import local
+        from sparrowmq.store.connection import authenticated
 
         loaded = self.load(flags)
-        url = loaded.store.url or local.detached_url()
-        if not url:
-            raise Unavailable("no Redis URL is configured and no local cluster runs", hint=START_HINT)
-        return msgspec.structs.replace(loaded, store=msgspec.structs.replace(loaded.store, url=url))
+        if not loaded.store.url:
+            found = local.detached()
+            if found is None:
+                raise Unavailable("no Redis URL is configured and no local cluster runs", hint=START_HINT)
+            security = replace(loaded.security, keys=found.keys)
+            loaded = replace(loaded, store=replace(loaded.store, url=found.url), security=security)
+        return replace(loaded, store=authenticated(loaded.store, loaded.security.keys, role))
+
+    def credentials(self, loaded: Config) -> Credentials | None:
+        """Return by what this command shows schedulers that it may talk to them; None without keys."""
+        from sparrowmq.security import keyring
+
+        return keyring.load_credentials(loaded.security.keys, "client") if loaded.security.keys else None
 
     def client(self) -> Client:
         """Return a connected client. Raises Unavailable within the configured time, at once if Redis refuses."""
@@ -81,7 +95,7 @@ class Globals:
         loaded = self.load_found()
         with self._blame(loaded):
             ask.schedulers(loaded.store)  # the client goes on trying for seconds; people want to know now
-            return Client(loaded.store.url, settings=loaded.client, store=loaded.store)
+            return Client(loaded.store.url, settings=loaded.client, store=loaded.store, keys=loaded.security.keys)
 
     def ask(self, what: str, job: str = "", indices: Sequence[int] = ()) -> list[m.Status]:
         """Return what every scheduler answers to a query (see `messages.Query`); at least one does."""
@@ -89,7 +103,7 @@ class Globals:
 
         loaded = self.load_found()
         with self._blame(loaded):
-            return ask.statuses(loaded.store, what, job, indices)
+            return ask.statuses(loaded.store, what, job, indices, credentials=self.credentials(loaded))
 
     def check_store(self, loaded: Config) -> None:
         """Raise UsageError or ConfigError for a Redis URL that redis-py does not take, before anything is started."""
@@ -103,6 +117,8 @@ class Globals:
         """A URL that redis-py refuses is a usage error where it came from the command line."""
         try:
             yield
+        except SecurityError:
+            raise
         except ConfigError as error:
             if loaded.sources["store.url"] != "flag":
                 raise

@@ -30,6 +30,8 @@ _slots = click.option("--slots", type=click.IntRange(1, 4096), default=1, show_d
 _runs = click.option(
     "--runs", type=click.IntRange(1, 1000), default=5, show_default=True, help="The median is reported."
 )
+_tcp = click.option("--tcp", is_flag=True, help="Its processes speak over loopback TCP, not Unix sockets.")
+_curve = click.option("--curve", is_flag=True, help="... encrypted, by keys made for it.")
 
 
 @click.group(cls=Group)
@@ -75,6 +77,8 @@ def _text(value: object) -> str:
 @_workers
 @_slots
 @_runs
+@_tcp
+@_curve
 @pass_globals
 def throughput(options: Globals, /, **given: Any) -> int:
     """No-ops a second by one call, from submitting to the last result, and the memory it takes."""
@@ -100,12 +104,14 @@ def submit(options: Globals, /, **given: Any) -> int:
 @click.option("--trips", type=_COUNT, default=1000, show_default=True, help="Sequential round trips.")
 @click.option("--workers", type=_WORKERS, default=1, show_default=True)
 @_runs
+@_tcp
+@_curve
 @pass_globals
-def latency(options: Globals, trips: int, workers: int, runs: int) -> int:
+def latency(options: Globals, /, **given: Any) -> int:
     """Round trips of single tasks on an idle cluster, beside bare ZeroMQ over as many hops."""
     from sparrowmq.bench import latency as measured
 
-    return _print(options, measured.run(trips=trips, workers=workers, runs=runs, url=_target(options)))
+    return _print(options, measured.run(**given, url=_target(options)))
 
 
 @bench.command()
@@ -122,6 +128,8 @@ def latency(options: Globals, trips: int, workers: int, runs: int) -> int:
 @_workers
 @_slots
 @_runs
+@_tcp
+@_curve
 @pass_globals
 def payload(options: Globals, /, **given: Any) -> int:
     """MB/s of large arguments, and of large results, through one scheduler."""

@@ -96,7 +96,7 @@ def _ask(options: Globals, what: str) -> list[m.Status]:
     quick = msgspec.structs.replace(loaded.store, connect_timeout_s=TIMEOUT_S, reply_timeout_s=TIMEOUT_S)
     found = ask.schedulers(quick, patience_s=0.0)
     addresses = {name: record.address_clients for name, record in found.items()}
-    answers = ask.ask(addresses, what, timeout_s=TIMEOUT_S).values()
+    answers = ask.ask(addresses, what, timeout_s=TIMEOUT_S, credentials=options.credentials(loaded)).values()
     return [answer.status for answer in answers if answer.status is not None]
 
 

@@ -47,7 +47,7 @@ def rows(options: Globals) -> list[Row]:
 
     loaded = options.load_found()
     options.check_store(loaded)
-    return kept.rows(loaded.store)
+    return kept.rows(loaded.store, credentials=options.credentials(loaded))
 
 
 def chosen(options: Globals, selector: str) -> list[Row]:
@@ -177,7 +177,8 @@ def wait_until_over(options: Globals, found: Sequence[Row], timeout_s: float | N
     begin = time.monotonic()
     latest = {row["id"]: row for row in found}
     seen = dict.fromkeys(latest, begin)
-    store, pause_s = options.load_found().store, POLL_S_MIN
+    loaded, pause_s = options.load_found(), POLL_S_MIN
+    credentials = options.credentials(loaded)
     while not all(map(merge.is_over, latest.values())):
         now = time.monotonic()
         if timeout_s is not None and now - begin >= timeout_s:
@@ -185,7 +186,7 @@ def wait_until_over(options: Globals, found: Sequence[Row], timeout_s: float | N
         left_s = POLL_S_MAX if timeout_s is None else timeout_s - (now - begin)
         time.sleep(max(0.0, min(pause_s, left_s)))
         pause_s = min(POLL_S_MAX, pause_s * 1.3)
-        for row in kept.rows(store, "" if len(latest) > 1 else next(iter(latest))):
+        for row in kept.rows(loaded.store, "" if len(latest) > 1 else next(iter(latest)), credentials):
             if row["id"] in latest:
                 latest[row["id"]], seen[row["id"]] = row, now
         gone = [name for name, row in latest.items() if now - seen[name] > VANISHED_AFTER_S and not merge.is_over(row)]

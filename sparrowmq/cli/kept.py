@@ -13,11 +13,12 @@ from sparrowmq.errors import ConfigError, Refused, Unavailable
 
 if TYPE_CHECKING:
     from sparrowmq.protocol import messages as m
+    from sparrowmq.security.credentials import Credentials
     from sparrowmq.settings import StoreSettings
     from sparrowmq.store.jobs import KeptJob
 
 
-def rows(store: StoreSettings, id: str = "") -> list[dict[str, Any]]:
+def rows(store: StoreSettings, id: str = "", credentials: Credentials | None = None) -> list[dict[str, Any]]:
     """Return the jobs that there are, oldest first; with ``id`` only this one.
 
     Each has the ``scheduler`` that has it now ("nobody": none), and ``durable``. Raises Unavailable where no scheduler
@@ -25,7 +26,7 @@ def rows(store: StoreSettings, id: str = "") -> list[dict[str, Any]]:
     """
     kept = {job.id: job for job in _kept(store, id)}
     try:
-        statuses: list[m.Status] = ask.statuses(store, "job" if id else "jobs", id)
+        statuses: list[m.Status] = ask.statuses(store, "job" if id else "jobs", id, credentials=credentials)
     except Unavailable:
         if not kept:
             raise

@@ -43,12 +43,14 @@ def start_scheduler(
             "scheduler.bind_workers": bind_workers,
             "scheduler.bind_clients": bind_clients,
             "scheduler.advertise_host": advertise_host,
-        }
+        },
+        role="scheduler",
     )
-    from sparrowmq.runtime import roles
+    from sparrowmq.runtime import health, roles
 
     options.check_store(loaded)
-    return roles.run_scheduler(loaded.scheduler, loaded.store, loaded.log)
+    health.setup(loaded.health.file)
+    return roles.run_scheduler(loaded.scheduler, loaded.store, loaded.log, keys=loaded.security.keys)
 
 
 @click.group(cls=Group)
@@ -68,11 +70,12 @@ def worker() -> None:
 @pass_globals
 def start_worker(options: Globals, slots: int | None, preload: tuple[str, ...]) -> int:
     """Run one worker in the foreground. SIGTERM drains it; a second one ends it at once."""
-    loaded = options.load_found({"worker.slots": slots, "worker.preload": list(preload) or None})
-    from sparrowmq.runtime import roles
+    loaded = options.load_found({"worker.slots": slots, "worker.preload": list(preload) or None}, role="worker")
+    from sparrowmq.runtime import health, roles
 
     options.check_store(loaded)
-    return roles.run_worker(loaded.worker, loaded.store, loaded.log)
+    health.setup(loaded.health.file)
+    return roles.run_worker(loaded.worker, loaded.store, loaded.log, keys=loaded.security.keys)
 
 
 def rows(options: Globals) -> list[Row]:

@@ -294,11 +294,12 @@ class AsyncClient(AsyncSubmitter):
         timeout_s: float | None = None,
         settings: ClientSettings | None = None,
         store: StoreSettings | None = None,
+        keys: str | None = None,
     ) -> None:
         self._connected = None
         self._client: Client | None = target if isinstance(target, Client) else None
         self._owns_client = self._client is None
-        self._make = lambda: Client(target, timeout_s=timeout_s, settings=settings, store=store)
+        self._make = lambda: Client(target, timeout_s=timeout_s, settings=settings, store=store, keys=keys)
 
     async def connect(self) -> Self:
         """Connect, without blocking the loop; what ``async with`` does."""

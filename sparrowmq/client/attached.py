@@ -174,13 +174,15 @@ class AttachedJob:
         return f"<AttachedJob {self.id} {self._kept.state}>"
 
 
-def attach(id: str, target: object = None, *, store: StoreSettings | None = None) -> AttachedJob:
+def attach(
+    id: str, target: object = None, *, store: StoreSettings | None = None, keys: str | None = None
+) -> AttachedJob:
     """Return a durable job by its full id, without any connection to a scheduler. ``target``: as of `Client`.
 
     Raises UsageError where Redis does not know it, or where the target is no Redis; Unavailable where it does not
     answer.
     """
-    found = source.find(target, store)
+    found = source.find(target, store, keys)
     return attached(found.store, id)
 
 

@@ -170,9 +170,12 @@ class Client(Submitter):
     ``target``: a `LocalCluster` (anything with a ``url``), a Redis URL where schedulers register, the address of
     a scheduler (``tcp://`` or ``ipc://``; several separated by commas), or None: SPARROWMQ_STORE_URL, then the
     local cluster that ``sparrowmq up --detach`` has started. ``store``: how Redis is talked to (prefix, timeouts).
+    ``keys``: the directory with the cluster's keys, "" for none, None: those of the local cluster that is the target,
+    else what SPARROWMQ_SECURITY_KEYS names.
 
     Returns when a scheduler has answered; raises Unavailable after ``timeout_s`` (default:
-    ``settings.connect_timeout_s``), saying what was tried. Thread-safe. `close`, the end of a ``with`` block and
+    ``settings.connect_timeout_s``), saying what was tried, Refused where all schedulers refuse this client, and
+    SecurityError where the keys cannot be used. Thread-safe. `close`, the end of a ``with`` block and
     the end of the process say goodbye: unfinished tasks are cancelled (those of `detached` and durable jobs are not),
     and their futures raise CancelledError. A client does not survive `os.fork`: using it or its unfinished futures in
     the child raises UsageError.
@@ -185,9 +188,10 @@ class Client(Submitter):
         timeout_s: float | None = None,
         settings: ClientSettings | None = None,
         store: StoreSettings | None = None,
+        keys: str | None = None,
     ) -> None:
         settings = settings or ClientSettings()
-        connection = Connection(source.find(target, store), settings)
+        connection = Connection(source.find(target, store, keys), settings)
         super().__init__(connection, opts.make_spec())
         connection.open(settings.connect_timeout_s if timeout_s is None else timeout_s)
         atexit.register(self.close)

@@ -33,11 +33,13 @@ from sparrowmq.errors import ProtocolError, Refused, Rejected, Unavailable, Usag
 from sparrowmq.protocol import messages as m
 from sparrowmq.runtime.driver import Driver
 from sparrowmq.runtime.loop import Loop
+from sparrowmq.security.keyring import load_credentials
 from sparrowmq.settings import ClientSettings
 from sparrowmq.transport.context import new_context
 from sparrowmq.transport.dealer import Dealer
 
 _CLOSE_TIMEOUT_S: Final = 5.0
+_KEYS_HINT: Final = "are these the cluster's keys? `sparrowmq keys list` shows fingerprints; security.keys says which"
 _log = logging.getLogger("sparrowmq.client")
 
 
@@ -45,11 +47,13 @@ class Connection:
     """One client's link to its cluster. Its methods may be called from any thread of the process that made it."""
 
     def __init__(self, source: Source, settings: ClientSettings) -> None:
+        """Raise SecurityError where the keys cannot be used."""
         self._pid = os.getpid()
         self.rng = random.Random()
         self.id = ids.node_id("client", self.rng)
         self.answer_timeout_s = settings.connect_timeout_s
         self.unavailable_after_s = settings.unavailable_after_s
+        self.credentials = load_credentials(source.keys, m.CLIENT) if source.keys else None
         self.store = source.store  # where durable jobs are kept, None where no Redis is known
         self._source = source
         self._context = new_context()
@@ -72,6 +76,7 @@ class Connection:
         self.addresses: Addresses = {}  # of the schedulers known
         self._failure = ""  # why the last connection ended
         self._refusals: dict[str, m.Refused] = {}  # by address
+        self._shut_out: dict[str, int] = {}  # by address: handshakes in a row that have failed
         self._linked = False  # whether a scheduler has ever welcomed the session
         self._answered = threading.Event()  # set when it is linked, or will not be
         # No post slips in behind the goodbye. Reentrant: a stream that is collected posts from wherever that happens.
@@ -117,6 +122,8 @@ class Connection:
             return Refused(f"the scheduler at {address} refused this client: {refusal.detail}", code=refusal.code)
         reason, hint = self._source.explain(self.addresses)
         detail = f" ({self._failure})" if self._failure else ""
+        if any(self._shut_out.values()):
+            return Unavailable(reason + detail, hint=_KEYS_HINT)
         return Unavailable(f"{reason}{detail}; waited {timeout_s:g} s", hint=hint)
 
     def new_id(self) -> str:
@@ -180,7 +187,7 @@ class Connection:
             reply.set_result(answers)
 
         def act() -> None:
-            inquiry = Inquiry(self._context, self._loop, done)
+            inquiry = Inquiry(self._context, self._loop, done, self.credentials)
             self._inquiries.add(inquiry)
             asked = self.addresses.values() if addresses is None else addresses
             inquiry.start(asked, ids.node_id("client", self.rng), question, timeout_s, first)
@@ -190,7 +197,7 @@ class Connection:
 
     def follow(self, job: str, live: bool) -> Iterator[m.Output]:
         """Yield what is printed by a job's tasks, from every known scheduler; see `JobHandle.logs`."""
-        follower = Follower(self._context, self._loop, job)
+        follower = Follower(self._context, self._loop, job, self.credentials)
 
         def act() -> None:
             self._followers.add(follower)
@@ -280,6 +287,7 @@ class Connection:
     def _schedulers_changed(self, addresses: Addresses, dead: Dead) -> None:
         self.addresses = addresses
         self._refusals.clear()
+        self._shut_out.clear()
         self._session.schedulers_changed(self._loop.now(), addresses, dead)
 
     def _send(self, peer: fx.Peer, batch: Sequence[m.AnyMessage]) -> None:
@@ -298,7 +306,10 @@ class Connection:
             driver.on_batch(peer, batch)
 
         def on_lost() -> None:
-            self._failure = f"{effect.address}: {self._dealers.pop(peer).why}"
+            dealer = self._dealers.pop(peer)
+            self._failure = f"{effect.address}: {dealer.why}"
+            if not self._linked:
+                self._note_handshake(effect.address, dealer.handshake_failed)
             driver.on_lost(peer)
 
         def on_bad(error: ProtocolError) -> None:
@@ -306,8 +317,21 @@ class Connection:
             driver.log("warning", "not a message", fields)
 
         self._dealers[peer] = Dealer(
-            self._context, self._loop, effect.address, on_batch=on_batch, on_lost=on_lost, on_bad=on_bad
+            self._context,
+            self._loop,
+            effect.address,
+            on_batch=on_batch,
+            on_lost=on_lost,
+            on_bad=on_bad,
+            credentials=self.credentials,
         )
+
+    def _note_handshake(self, address: str, failed: bool) -> None:
+        """Stop waiting for a link when the keys are wrong everywhere: who dies while it shakes hands does so once."""
+        self._shut_out[address] = self._shut_out.get(address, 0) + 1 if failed else 0
+        known = set(self.addresses.values())
+        if known and all(self._shut_out.get(known_address, 0) > 1 for known_address in known):
+            self._answered.set()
 
     def _refused(self, address: str, refusal: m.Refused) -> None:
         """Stop waiting for a link when there is no other scheduler to ask."""

@@ -38,14 +38,22 @@ class Executor(concurrent.futures.Executor):
     ``target``: a `Client` (or a view of one, made by `Client.options`), which `shutdown` leaves open; or what
     `Client` takes: a `LocalCluster`, an address, None. ``max_workers`` instead of a target starts a cluster on this
     machine that runs so many tasks at once and ends with the executor, as a ProcessPoolExecutor would; elsewhere the
-    slots of the cluster bound what runs at once. ``options``: those of the jobs (see `JobOptions`).
+    slots of the cluster bound what runs at once. ``keys``: as `Client` takes it. ``options``: those of the jobs (see
+    `JobOptions`).
 
     Futures are `sparrowmq.Future`. At the end of the process, as after the executor is dropped, what was submitted
     still runs to its end. Raises what `Client` and `LocalCluster` raise.
     """
 
-    def __init__(self, target: object = None, *, max_workers: int | None = None, **options: Unpack[JobOptions]) -> None:
-        submitter, close = _submitter(target, max_workers)
+    def __init__(
+        self,
+        target: object = None,
+        *,
+        max_workers: int | None = None,
+        keys: str | None = None,
+        **options: Unpack[JobOptions],
+    ) -> None:
+        submitter, close = _submitter(target, max_workers, keys)
         try:
             self._submitter = submitter.options(**options)
         except BaseException:
@@ -267,18 +275,18 @@ class _Work:
                 self._close()
 
 
-def _submitter(target: object, max_workers: int | None) -> tuple[Submitter, Callable[[], None]]:
+def _submitter(target: object, max_workers: int | None, keys: str | None) -> tuple[Submitter, Callable[[], None]]:
     """Return what submits, and what closes that which was made for it."""
     if max_workers is None:
         if isinstance(target, Submitter):
             return target, _nothing
-        client = Client(target)
+        client = Client(target, keys=keys)
         return client, client.close
     if max_workers <= 0:
         raise UsageError("max_workers must be greater than 0")
-    if target is not None:
+    if target is not None or keys is not None:
         raise UsageError(
-            "max_workers goes without a target: it starts a cluster of that size on this machine",
+            "max_workers goes without a target and keys: it starts a cluster of that size on this machine",
             hint="the slots of the target's workers bound how many tasks run at once",
         )
     cluster = LocalCluster(1, slots=max_workers, restart=True)

@@ -18,6 +18,7 @@ from sparrowmq.client.inquiry import hello
 from sparrowmq.errors import ProtocolError, Unavailable, UsageError
 from sparrowmq.protocol import messages as m
 from sparrowmq.runtime.loop import Loop
+from sparrowmq.security.credentials import Credentials
 from sparrowmq.transport.context import Context
 from sparrowmq.transport.dealer import Dealer
 
@@ -27,10 +28,11 @@ UNREAD_BYTES_MAX: Final = 16 * 1024 * 1024  # beyond, the newest is dropped, and
 class Follower:
     """Follows one job at several schedulers. `start` and `stop` belong to the loop's thread, `read` to the user's."""
 
-    def __init__(self, context: Context, loop: Loop, job: str) -> None:
+    def __init__(self, context: Context, loop: Loop, job: str, credentials: Credentials | None = None) -> None:
         self._context = context
         self._loop = loop
         self._job = job
+        self._credentials = credentials
         self._dealers: dict[str, Dealer] = {}
         self._changed = threading.Condition()
         # Guarded by the condition:
@@ -51,6 +53,7 @@ class Follower:
                 on_batch=partial(self._on_batch, address),
                 on_lost=partial(self._on_lost, address),
                 on_bad=partial(self._on_bad, address),
+                credentials=self._credentials,
             )
             self._dealers[address].send([hello(client_id), m.Follow(1, self._job, live)])
         self._end_if_done()

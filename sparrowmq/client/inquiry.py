@@ -15,6 +15,7 @@ from sparrowmq.client.link import Question, Told
 from sparrowmq.errors import ProtocolError
 from sparrowmq.protocol import messages as m
 from sparrowmq.runtime.loop import Loop
+from sparrowmq.security.credentials import Credentials
 from sparrowmq.transport.context import Context
 from sparrowmq.transport.dealer import Dealer
 
@@ -36,10 +37,12 @@ class Inquiry:
         context: Context,
         loop: Loop,
         on_done: Callable[[Inquiry, list[Told]], None],
+        credentials: Credentials | None = None,
     ) -> None:
         self._context = context
         self._loop = loop
         self._on_done = on_done
+        self._credentials = credentials
         self._dealers: dict[str, Dealer] = {}
         self._answers: list[Told] = []
         self._over = False
@@ -61,6 +64,7 @@ class Inquiry:
                 on_batch=partial(self._on_batch, address),
                 on_lost=partial(self._drop, address),
                 on_bad=partial(self._on_bad, address),
+                credentials=self._credentials,
             )
             self._dealers[address] = dealer
             dealer.send([hello(client_id), *first, question])

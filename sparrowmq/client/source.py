@@ -14,8 +14,10 @@ import msgspec
 
 from sparrowmq.errors import Unavailable, UsageError
 from sparrowmq.settings import StoreSettings
+from sparrowmq.store.connection import authenticated
 
 STORE_URL_VARIABLE: Final = "SPARROWMQ_STORE_URL"
+KEYS_VARIABLE: Final = "SPARROWMQ_SECURITY_KEYS"
 _STORE_SCHEMES: Final = ("redis://", "rediss://", "unix://")
 _SCHEDULER_SCHEMES: Final = ("tcp://", "ipc://")
 
@@ -25,9 +27,13 @@ Changed = Callable[[Addresses, Dead], None]
 
 
 class Source(Protocol):
-    """Keeps telling which schedulers there are. ``store``: the Redis that it asks, None where it asks none."""
+    """Keeps telling which schedulers there are. ``store``: the Redis that it asks, None where it asks none.
+
+    ``keys`` is the directory with the keys by which to talk to them, "" for none.
+    """
 
     store: StoreSettings | None
+    keys: str
 
     def start(self, post: Callable[[Callable[[], None]], None], changed: Changed) -> None:
         """Call ``changed`` through ``post`` now or later, and again at each change."""
@@ -44,8 +50,9 @@ class FixedSource:
 
     store: StoreSettings | None = None
 
-    def __init__(self, addresses: tuple[str, ...]) -> None:
+    def __init__(self, addresses: tuple[str, ...], keys: str = "") -> None:
         self._addresses = addresses
+        self.keys = keys
 
     def start(self, post: Callable[[Callable[[], None]], None], changed: Changed) -> None:
         """See `Source.start`."""
@@ -66,8 +73,10 @@ class FixedSource:
 class StoreSource:
     """Schedulers as they register in Redis."""
 
-    def __init__(self, url: str, origin: str, settings: StoreSettings) -> None:
-        self._settings = msgspec.structs.replace(settings, url=url)
+    def __init__(self, url: str, origin: str, settings: StoreSettings, keys: str = "") -> None:
+        """Raise SecurityError where there is a password among the keys that cannot be used."""
+        self._settings = authenticated(msgspec.structs.replace(settings, url=url), keys, "client")
+        self.keys = keys
         self.store: StoreSettings | None = self._settings
         self._origin = origin
         self._outage = ""
@@ -112,45 +121,53 @@ class StoreSource:
         self._outage = str(fields.get("reason", "")) if level == "warning" else ""
 
 
-def find(target: object, settings: StoreSettings | None = None) -> Source:
-    """Return the source that ``target`` means; see `Client`.
+def find(target: object, settings: StoreSettings | None = None, keys: str | None = None) -> Source:
+    """Return the source that ``target`` means; see `Client`, also for ``keys``.
 
     Raises UsageError for a target of no known form, Unavailable where there is none to be found.
     """
     settings = settings or StoreSettings()
     if target is None:
-        url, origin = _default_url()
-        return _from_text(url, origin, settings)
+        url, origin, of_default = _default_url()
+        return _from_text(url, origin, settings, _keys(keys, of_default))
     if isinstance(target, str):
-        return _from_text(target, "", settings)
+        return _from_text(target, "", settings, _keys(keys))
     of_cluster = getattr(target, "url", None)
     if isinstance(of_cluster, str):
-        return _from_text(of_cluster, "", settings)
+        return _from_text(of_cluster, "", settings, _keys(keys, getattr(target, "keys", None)))
     raise UsageError(
         f"a {type(target).__name__} is no target for a client",
         hint="give a LocalCluster, a redis:// URL, or the address of a scheduler such as tcp://host:port",
     )
 
 
-def _from_text(text: str, origin: str, settings: StoreSettings) -> Source:
+def _keys(given: str | None, of_target: object = None) -> str:
+    """Return the directory of the keys to use: what was said, what the target itself says, the environment's, none."""
+    if given is None and isinstance(of_target, str):
+        return of_target
+    return os.environ.get(KEYS_VARIABLE, "") if given is None else given
+
+
+def _from_text(text: str, origin: str, settings: StoreSettings, keys: str) -> Source:
     if text.startswith(_STORE_SCHEMES):
-        return StoreSource(text, origin, settings)
+        return StoreSource(text, origin, settings, keys)
     addresses = tuple(part.strip() for part in text.split(",") if part.strip())
     if addresses and all(address.startswith(_SCHEDULER_SCHEMES) for address in addresses):
-        return FixedSource(addresses)
+        return FixedSource(addresses, keys)
     schemes = ", ".join(_STORE_SCHEMES + _SCHEDULER_SCHEMES)
     raise UsageError(f"cannot connect to {text.partition('://')[0]!r}{origin}", hint=f"a target starts with {schemes}")
 
 
-def _default_url() -> tuple[str, str]:
+def _default_url() -> tuple[str, str, str | None]:
+    """Return the URL, in words where it is from, and the directory of its keys where that is known."""
     url = os.environ.get(STORE_URL_VARIABLE, "")
     if url:
-        return url, f" (from {STORE_URL_VARIABLE})"
+        return url, f" (from {STORE_URL_VARIABLE})", None
     from sparrowmq import local
 
-    url = local.detached_url()
-    if url:
-        return url, " (the local cluster's)"
+    found = local.detached()
+    if found is not None:
+        return found.url, " (the local cluster's)", found.keys
     raise Unavailable(
         f"no target was given, {STORE_URL_VARIABLE} is not set, and no local cluster runs in the background",
         hint="start one with `sparrowmq up --detach`, or give a redis:// URL",

@@ -28,6 +28,13 @@ class _Head(msgspec.Struct, array_like=True):
     package: Raw = Raw()
 
 
+class _Opening(msgspec.Struct, array_like=True):
+    """What is looked at of a stranger's first message before anything else of it is built."""
+
+    proof: m.Proof
+
+
+_opening_decoder = msgspec.msgpack.Decoder(_Opening)
 _decoder = msgspec.msgpack.Decoder(Annotated[list[m.AnyMessage], Meta(max_length=limits.MESSAGES_MAX)])
 _head_decoder = msgspec.msgpack.Decoder(Annotated[list[_Head], Meta(max_length=limits.MESSAGES_MAX)])
 _plain_decoder = msgspec.msgpack.Decoder(int | str)
@@ -143,6 +150,15 @@ def decode(body: bytes | memoryview, blobs: Sequence[m.Blob] = ()) -> list[m.Any
     else:
         _refuse_references(batch)
     return batch
+
+
+def proof_in(body: bytes | memoryview) -> m.Proof | None:
+    """Return the proof that ``body`` starts with, None if it does not; nothing else of it is built."""
+    try:
+        opening: _Opening = _opening_decoder.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+    return opening.proof
 
 
 # Messages whose payloads may refer to frames, with the fields that do.

@@ -105,6 +105,7 @@ class Hello(Message, frozen=True, tag=1):
     held: Annotated[list[Held], Meta(max_length=limits.INVENTORY_MAX)] = []
     jobs: Annotated[list[Text], Meta(max_length=limits.INVENTORY_MAX)] = []  # a client's unfinished jobs
     connection: Count = 0  # grows from one to the next that an incarnation makes; 0: it does not say
+    key: Text = ""  # the fingerprint of its sender's key: what a sender writes here is overwritten where it arrives
 
 
 class Welcome(Message, frozen=True, tag=2):
@@ -457,8 +458,21 @@ class Died(Message, frozen=True, tag=35):
     deaths: Attempts
 
 
+class Proof(Message, frozen=True, tag=36):
+    """First on a connection to a scheduler with keys, and together with the hello: its sender may act as ``role``.
+
+    ``mac`` shows that it knows the role's secret (security/credentials.py); empty where its key is on the scheduler's
+    list. The transport adds it and takes it away: machines never see one.
+    """
+
+    role: Text
+    id: Text
+    mac: Annotated[bytes, Meta(max_length=limits.PROOF_BYTES_MAX)] = b""
+
+
 AnyMessage = (
     Hello | Welcome | Refused | Submit | Accepted | Rejected | Probe | Load | Request | Task | NoOp | Cancel
     | Recall | Returned | Result | ResultAck | Outcome | OutcomeAck | Stale | Kill | Query | Subscribe | Status
     | Ping | Pong | Goodbye | Output | Follow | Followed | Drain | Verdict | Hints | Claim | Claimed | Died
+    | Proof
 )  # fmt: skip

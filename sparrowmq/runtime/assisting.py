@@ -15,11 +15,15 @@ import msgspec
 import sparrowmq
 from sparrowmq.core import effects as fx
 from sparrowmq.core.assistant import Arrival, Assistant
+from sparrowmq.protocol import messages as m
 from sparrowmq.runtime import logs, memory
 from sparrowmq.runtime.driver import Driver
 from sparrowmq.runtime.loop import Timer
 from sparrowmq.runtime.process import Links, Role
+from sparrowmq.security.credentials import Credentials
+from sparrowmq.security.keyring import load_credentials
 from sparrowmq.settings import AssistantSettings, LogSettings, StoreSettings
+from sparrowmq.store.connection import authenticated
 from sparrowmq.store.lease import Lease
 from sparrowmq.store.registry import AssistantRecord, SchedulerRecord, StoreThread
 from sparrowmq.store.watcher import Watcher
@@ -28,9 +32,16 @@ REPORT_INTERVAL_S: Final = 0.5
 REPORT_SHARE: Final = 0.02  # of its time, at most, that an assistant of many nodes spends on telling of them
 
 
-def run_assistant(settings: AssistantSettings, store: StoreSettings, log: LogSettings, *, id: str | None = None) -> int:
-    """Be an assistant until it is told to end; return the process's exit status. Raises ConfigError without a Redis."""
+def run_assistant(
+    settings: AssistantSettings, store: StoreSettings, log: LogSettings, *, id: str | None = None, keys: str = ""
+) -> int:
+    """Be an assistant until it is told to end; return the process's exit status. Raises ConfigError without a Redis.
+
+    ``keys`` is a directory (security/keyring.py), "" for none. Raises SecurityError where it cannot be used.
+    """
     memory.keep_freed()
+    store = authenticated(store, keys, m.ASSISTANT)
+    credentials = load_credentials(keys, m.ASSISTANT) if keys else None
     role = Role("assistant", id, log)
     machine = Assistant(
         id=role.id,
@@ -41,16 +52,23 @@ def run_assistant(settings: AssistantSettings, store: StoreSettings, log: LogSet
         pid=os.getpid(),
         unix_offset_s=time.time() - time.monotonic(),
     )
-    return _Process(role, machine, settings, store).run()
+    return _Process(role, machine, settings, store, credentials).run()
 
 
 class _Process:
-    def __init__(self, role: Role, machine: Assistant, settings: AssistantSettings, store: StoreSettings) -> None:
+    def __init__(
+        self,
+        role: Role,
+        machine: Assistant,
+        settings: AssistantSettings,
+        store: StoreSettings,
+        credentials: Credentials | None,
+    ) -> None:
         self._role = role
         self._loop = role.loop
         self._machine = machine
         self._lapse: Timer | None = None
-        self._links = Links(role)
+        self._links = Links(role, credentials)
         self._driver = Driver(
             role.loop,
             machine,

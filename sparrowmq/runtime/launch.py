@@ -31,6 +31,7 @@ class LaunchSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     assistant: AssistantSettings = AssistantSettings()
     store: StoreSettings = StoreSettings()
     log: LogSettings = LogSettings()
+    keys: str = ""  # a directory, absolute
     detached: bool = False
     restart: bool = False  # whether a process that fails is replaced; one that ends in order is not
     start_timeout_s: float = 15.0

@@ -120,10 +120,11 @@ class Launcher:
             self._store = msgspec.structs.replace(self._store, url=self._server.url)
         _preload(self._spec.assistants)  # meanwhile the server starts
         from sparrowmq.runtime import logs
+        from sparrowmq.store.connection import authenticated
         from sparrowmq.store.registry import Registry
 
         logs.setup(self._spec.log, role="launcher")
-        self._registry = Registry(self._store)
+        self._registry = Registry(authenticated(self._store, self._spec.keys, "client"))
         if self._server is not None:
             self._server.wait_ready()
             _report(Report("store", pid=self._server.pid))
@@ -203,13 +204,13 @@ class Launcher:
         if role == "assistant":
             from sparrowmq.runtime.assisting import run_assistant
 
-            return run_assistant(spec.assistant, self._store, spec.log, id=identity)
+            return run_assistant(spec.assistant, self._store, spec.log, id=identity, keys=spec.keys)
         from sparrowmq.runtime import roles
 
         if role == "scheduler":
             settings = nearby(spec.scheduler, Path(spec.directory, identity))
-            return roles.run_scheduler(settings, self._store, spec.log, id=identity)
-        return roles.run_worker(spec.worker, self._store, spec.log, id=identity)
+            return roles.run_scheduler(settings, self._store, spec.log, id=identity, keys=spec.keys)
+        return roles.run_worker(spec.worker, self._store, spec.log, id=identity, keys=spec.keys)
 
     def _reap(self) -> None:
         for pid in list(self._members):
@@ -324,6 +325,7 @@ class Launcher:
                 workers=self._spec.workers,
                 assistants=self._spec.assistants,
                 log_path=self._spec.log_path,
+                keys=self._spec.keys,
             )
             state.write(Path(self._spec.state_path), found)
         _report(Report("ready", url=self._store.url, pid=os.getpid()))

@@ -17,9 +17,10 @@ from sparrowmq import ids
 from sparrowmq.core import effects as fx
 from sparrowmq.limits import AssistantLimits
 from sparrowmq.protocol import messages as m
-from sparrowmq.runtime import logs
+from sparrowmq.runtime import health, logs
 from sparrowmq.runtime.driver import Driver
 from sparrowmq.runtime.loop import Loop
+from sparrowmq.security.credentials import Credentials
 from sparrowmq.settings import LogSettings, StoreSettings
 from sparrowmq.store.beats import Beats
 from sparrowmq.store.registry import Record, SchedulerRecord, StoreThread
@@ -86,7 +87,9 @@ class Role:
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)  # the hot paths make few cycles and many lists
+        health.show_life(self.loop)
         self.loop.run()
+        health.hide_life()
         logs.emit("info", "ended", {"reason": driver.exit_reason})
         if self.beats is not None:
             self.beats.stop()
@@ -101,8 +104,9 @@ class Role:
 class Links:
     """The connections that a machine asks for, by peer. `drive` comes before the first."""
 
-    def __init__(self, role: Role) -> None:
+    def __init__(self, role: Role, credentials: Credentials | None = None) -> None:
         self._role = role
+        self._credentials = credentials
         self._dealers: dict[Any, Dealer] = {}
         self._driver: Driver | None = None
         self._before: Callable[[], None] = lambda: None
@@ -121,7 +125,9 @@ class Links:
             driver.on_batch(peer, batch)
 
         def lost() -> None:
-            self._dealers.pop(peer, None)
+            dealer = self._dealers.pop(peer, None)
+            if dealer is not None and dealer.handshake_failed:
+                driver.log("warning", "handshake failed", {"address": effect.address, "reason": dealer.why})
             driver.on_lost(peer)
 
         self._dealers[peer] = Dealer(
@@ -131,6 +137,7 @@ class Links:
             on_batch=on_batch,
             on_lost=lost,
             on_bad=lambda error: driver.log("warning", "not a message", {"code": error.code, "detail": str(error)}),
+            credentials=self._credentials,
         )
 
     def close(self, effect: fx.Close) -> None:

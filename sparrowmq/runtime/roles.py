@@ -28,9 +28,12 @@ from sparrowmq.executor.zygote import Zygote
 from sparrowmq.protocol import messages as m
 from sparrowmq.runtime import logs, memory
 from sparrowmq.runtime.driver import Driver
+from sparrowmq.runtime.gates import Gates
 from sparrowmq.runtime.loop import Loop
 from sparrowmq.runtime.process import Links, Role
+from sparrowmq.security.keyring import load_credentials
 from sparrowmq.settings import LogSettings, SchedulerSettings, StoreSettings, WorkerSettings
+from sparrowmq.store.connection import authenticated
 from sparrowmq.store.keeper import Keeper
 from sparrowmq.store.registry import SchedulerRecord, WorkerRecord
 from sparrowmq.transport.link import LinkOptions
@@ -40,10 +43,17 @@ _BEYOND_CREDIT_BYTES: Final = 256 * 1024 * 1024
 PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
-def run_scheduler(settings: SchedulerSettings, store: StoreSettings, log: LogSettings, *, id: str | None = None) -> int:
-    """Be a scheduler until it is told to end; return the process's exit status."""
+def run_scheduler(
+    settings: SchedulerSettings, store: StoreSettings, log: LogSettings, *, id: str | None = None, keys: str = ""
+) -> int:
+    """Be a scheduler until it is told to end; return the process's exit status.
+
+    ``keys`` is a directory (security/keyring.py), "" for none. Raises SecurityError where it cannot be used.
+    """
     memory.keep_freed()
+    store = authenticated(store, keys, m.SCHEDULER)
     role = Role("scheduler", id, log)
+    gates = Gates(role.context, role.loop, keys, settings.client_lease_s, logs.emit)
     machine = Scheduler(
         id=role.id,
         incarnation=role.incarnation,
@@ -84,6 +94,7 @@ def run_scheduler(settings: SchedulerSettings, store: StoreSettings, log: LogSet
             on_bad=on_bad,
             tag=tag,
             options=LinkOptions(unheard_bytes_max=credits_bytes[tag] + _BEYOND_CREDIT_BYTES),
+            guard=gates.guard(tag),
         )
     record = SchedulerRecord(
         id=role.id,
@@ -95,6 +106,7 @@ def run_scheduler(settings: SchedulerSettings, store: StoreSettings, log: LogSet
         package=sparrowmq.__version__,
     )
     logs.emit("info", "listening", {"workers": record.address_workers, "clients": record.address_clients})
+    gates.watch(routers, machine.state.counters)
     registrar = role.register(store, record, None)
     if keeper is not None:
         keeper.start()
@@ -110,6 +122,7 @@ def run_scheduler(settings: SchedulerSettings, store: StoreSettings, log: LogSet
     def close_all() -> None:
         for router in routers.values():
             router.close()
+        gates.close()
         if keeper is not None:
             keeper.stop()
 
@@ -135,14 +148,19 @@ def _keeper(role: Role, store: StoreSettings, machine: Scheduler) -> Keeper | No
     )
 
 
-def run_worker(settings: WorkerSettings, store: StoreSettings, log: LogSettings, *, id: str | None = None) -> int:
+def run_worker(
+    settings: WorkerSettings, store: StoreSettings, log: LogSettings, *, id: str | None = None, keys: str = ""
+) -> int:
     """Be a worker until it is told to end; return the process's exit status. Forks: call it before any thread.
 
-    Raises ConfigError where a module is missing that each slot is to load.
+    ``keys`` is a directory (security/keyring.py), "" for none. Raises SecurityError where it cannot be used,
+    ConfigError where a module is missing that each slot is to load.
     """
     preload.check(settings.preload)
     memory.keep_freed()  # before the fork: slots gain most
     zygote = Zygote.start(SlotOptions.of(settings))
+    store = authenticated(store, keys, m.WORKER)  # after the fork: what a task can look at has no secrets in it
+    credentials = load_credentials(keys, m.WORKER) if keys else None
     role = Role("worker", id, log)
     slots = settings.slots or available_slots()
     machine = NodeMonitor(
@@ -155,7 +173,7 @@ def run_worker(settings: WorkerSettings, store: StoreSettings, log: LogSettings,
         host=role.host,
         pid=os.getpid(),
     )
-    links = Links(role)
+    links = Links(role, credentials)
     ready_within_s = settings.preload_timeout_s if settings.preload else None
     pool = SlotPool(role.loop, zygote, _SlotEvents(role.loop, machine), ready_within_s=ready_within_s)
 

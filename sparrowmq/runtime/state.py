@@ -31,6 +31,7 @@ class ClusterState(msgspec.Struct, frozen=True):
     workers: int
     assistants: int = 0
     log_path: str = ""
+    keys: str = ""  # the directory with the keys that it uses
 
 
 def state_directory(environ: Mapping[str, str] | None = None) -> Path:

@@ -22,6 +22,8 @@ import zmq
 from sparrowmq.errors import ProtocolError
 from sparrowmq.protocol import codec, messages as m
 from sparrowmq.runtime.loop import Loop
+from sparrowmq.security.credentials import Credentials, fingerprint
+from sparrowmq.transport import curve
 from sparrowmq.transport.link import (
     STRIKES_MAX,
     LinkOptions,
@@ -32,9 +34,11 @@ from sparrowmq.transport.link import (
     send_parts,
 )
 
-_FAILED = int(
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-)
+_FAILED = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)  # how an unknown server key shows: the other side hangs up
+_FAILED_PROTOCOL = int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+_FAILED_AUTH = int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+_FAILURES = _FAILED | _FAILED_PROTOCOL | _FAILED_AUTH
+_OTHER_MECHANISM = int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH)
 _CONNECTED = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
 _CLOSED = int(zmq.EVENT_CLOSED)  # the connect itself failed
 _DISCONNECTED = int(zmq.EVENT_DISCONNECTED)
@@ -48,6 +52,9 @@ class Dealer:
     ``on_batch(messages)``; ``on_bad(error)`` for what is no message of this protocol, the third of which
     ends the connection; ``on_lost()`` exactly once when it could not be made or is over, after its last
     messages, never from within a call and not after `close`. `why` then says what happened, in words.
+
+    With ``credentials`` it is encrypted, made with the owner of their server key only, and what is sent first, which
+    starts with a hello, is preceded by the proof that this hello's sender is who it says.
     """
 
     def __init__(
@@ -60,10 +67,12 @@ class Dealer:
         on_lost: Callable[[], object],
         on_bad: Callable[[ProtocolError], object],
         options: LinkOptions | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         options = options or LinkOptions()
         self.address = address
         self.connected = False
+        self.handshake_failed = False
         self.why = ""
         self._loop = loop
         self._on_batch = on_batch
@@ -73,13 +82,17 @@ class Dealer:
         self._strikes = 0
         self._closed = False
         self._ending = False
+        self._credentials = credentials
+        self._unproven = credentials  # None from the first batch on
         self._unsent: list[Sequence[m.AnyMessage]] | None = []  # None once there is something to send to
         self._socket = cast("zmq.Socket[bytes]", context.socket(zmq.DEALER))
         apply_options(self._socket, options)
+        if credentials is not None:
+            curve.connect(self._socket, credentials)
         self._reader = Reader(loop, self._socket, self._take, copy=False)
         self._socket.set(zmq.RECONNECT_IVL, _NEVER_MS)
         self._socket.set(zmq.CONNECT_TIMEOUT, round(options.connect_timeout_s * 1000))
-        self._monitor = Monitor(context, self._socket, _CONNECTED | _CLOSED | _DISCONNECTED | _FAILED)
+        self._monitor = Monitor(context, self._socket, _CONNECTED | _CLOSED | _DISCONNECTED | _FAILURES)
         loop.add_socket(self._socket, self._on_readable)
         loop.add_socket(self._monitor.socket, self._on_event)
         patience_s = options.connect_timeout_s + options.handshake_timeout_s
@@ -104,12 +117,22 @@ class Dealer:
                 self._unsent.append(list(batch))
             return
         try:
-            for parts in self._encoder.encode(batch):
+            for parts in self._encode(batch):
                 send_parts(self._socket, parts)
         except zmq.ZMQError as error:
             self._end(f"cannot send: {error.strerror}")
             return
         self._loop.recheck(self._socket)
+
+    def _encode(self, batch: Sequence[m.AnyMessage]) -> list[list[object]]:
+        """Return the multipart messages that say ``batch``; the first hello stands in one with its proof alone."""
+        credentials, self._unproven = self._unproven, None
+        if credentials is None:
+            return self._encoder.encode(batch)
+        hello, *rest = batch
+        assert isinstance(hello, m.Hello), "a connection starts with a hello"
+        proof = m.Proof(credentials.role, hello.id, credentials.proof(hello.id))
+        return self._encoder.encode([proof, hello]) + (self._encoder.encode(rest) if rest else [])
 
     def close(self) -> None:
         """End the connection after what was sent has left (up to ``linger_s``); nothing is reported any more."""
@@ -150,7 +173,7 @@ class Dealer:
             self.send(batch)
 
     def _on_event(self) -> None:
-        for event, _value in self._monitor.drain():
+        for event, value in self._monitor.drain():
             if event == _CONNECTED:
                 self.connected = True
                 self._deadline.cancel()
@@ -159,7 +182,24 @@ class Dealer:
             elif event == _DISCONNECTED:
                 self._end("connection lost" if self.connected else "the other side ended the handshake")
             else:
-                self.why = "no ZeroMQ peer there, or one with other security settings"
+                self.handshake_failed = True
+                self.why = self._handshake_failure(event, value)
+
+    def _handshake_failure(self, event: int, value: int) -> str:
+        """Say what a failed handshake means; an answer that is none, or none at all, leaves several reasons."""
+        credentials = self._credentials
+        if credentials is None:
+            if event == _FAILED_PROTOCOL and value == _OTHER_MECHANISM:
+                return "the other side wants keys, and here are none (security.keys)"
+            return "no ZeroMQ peer there, or one with other security settings (security.keys)"
+        if event == _FAILED_AUTH:
+            return (
+                f"this {credentials.role}'s key {fingerprint(credentials.public_key)} is refused there: it is revoked"
+            )
+        if event == _FAILED_PROTOCOL and value == _OTHER_MECHANISM:
+            return "the other side has no keys, and here are some (security.keys)"
+        pinned = fingerprint(credentials.server_key)
+        return f"no ZeroMQ peer there, or one with other keys: its server key is not {pinned} (security.keys)"
 
     def _end(self, why: str) -> None:
         """Note that the connection is over; `_finish` says so when its last messages have been read."""

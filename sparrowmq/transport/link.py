@@ -42,6 +42,8 @@ class LinkOptions(msgspec.Struct, frozen=True):
     heartbeat_timeout_s: float = 20.0  # at least as long as the largest frame takes: 64 MiB at 27 Mbit/s
     dead_host_s: int = 5  # silence on an idle link, or unacknowledged data, before the kernel gives up
     unheard_bytes_max: int = 2**53  # that a router sends to a peer which says nothing meanwhile
+    hello_timeout_s: float = 5.0  # from the accepting of a connection; longer than any handshake
+    strangers_max: int = 4096  # connections to a router without a hello
 
 
 def apply_options(sock: zmq.Socket[Any], options: LinkOptions) -> None:

@@ -1,38 +1,33 @@
 """The accepting end: one ROUTER socket, its peers, and the news that one of them is gone.
 
 Owns: which peers there are, from their first hello to the end of their connection. Must not know: what a
-message asks for, or what follows from a loss.
+message asks for, what follows from a loss, or how connections are watched and ended (connections.py).
 
-A peer's loss shows as a monitor event that names a descriptor, while messages name a routing id; the first
-message of a peer carries its descriptor and ties the two. Descriptors are reused at once, so the tie is made
-only after every older event has been read, and between two peers with one descriptor the later routing id
-(ROUTER counts them up) is the one that may be alive.
-
-ROUTER queues without end for a peer that does not read, and has no call to close one connection. So there is a bound
-on what is sent to a peer that says nothing meanwhile, and a connection is ended from below: by shutting down its
-descriptor, which ZeroMQ takes for the peer's doing.
+ROUTER queues without end for a peer that does not read. So there is a bound on what is sent to a peer that says nothing
+meanwhile. Who is not wanted is told why, ignored, and hung up where it does not leave by itself.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+import msgspec
 import zmq
 
 from sparrowmq.errors import ConfigError, ProtocolError
 from sparrowmq.protocol import codec, messages as m
 from sparrowmq.runtime.loop import Loop
+from sparrowmq.security.credentials import Trust
+from sparrowmq.transport import curve
+from sparrowmq.transport.connections import Connections
+from sparrowmq.transport.guard import Guard
 from sparrowmq.transport.link import (
     NOBLOCK,
     SNDMORE,
     STRIKES_MAX,
     LinkOptions,
-    Monitor,
     Reader,
     apply_options,
     receive_blobs,
@@ -42,12 +37,9 @@ from sparrowmq.transport.link import (
 
 Peer = tuple[str, bytes]  # (tag of the router, routing id); never reused
 
-_FAILED = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
-_FAILED_AUTH = int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
-_ACCEPTED = int(zmq.EVENT_ACCEPTED)
-_DISCONNECTED = int(zmq.EVENT_DISCONNECTED)
 _HANG_UP_AFTER_S = 2.0  # a peer that is forgotten: how long it may take to read why and leave by itself
 _LAST_WORDS_S = 0.05  # under load: how long a lost peer's last messages may take to be reached
+_IGNORED_MESSAGES_MAX = 64  # of a peer that is forgotten and goes on: it is hung up at once
 _REMEMBERED_MAX = 4096  # strangers with strikes, and peers to be ignored
 _BACKLOG = 4096  # everybody comes at once after a restart; with ZeroMQ's 100 some wait a second for TCP to retry
 _PORT_MAX = 65_535
@@ -61,7 +53,11 @@ class Router:
     each peer that ``on_batch`` has named, after its last messages; never from within `send`. ``on_bad(peer,
     error)``: something that is no message of this protocol, or comes before a hello; the peer may be told
     with `send`. After three of them the peer is ignored, and lost if it was known. A peer that was sent more than
-    ``options.unheard_bytes_max`` since it last said something is lost.
+    ``options.unheard_bytes_max`` since it last said something is lost. A connection without a hello within
+    ``options.hello_timeout_s`` is ended; so are the oldest of those where there are too many.
+
+    With a ``guard`` connections are encrypted, and only those are peers that prove who they are (a `Zap` answers for
+    the context then).
     """
 
     def __init__(
@@ -75,18 +71,11 @@ class Router:
         on_bad: Callable[[Peer, ProtocolError], object],
         tag: str,
         options: LinkOptions | None = None,
+        guard: Guard | None = None,
     ) -> None:
         """Raise ConfigError when ``bind_address`` cannot be listened on."""
         _check_port(bind_address)
-        self.counters = {
-            "accepted": 0,
-            "handshake_failed": 0,
-            "unheard": 0,
-            "bad": 0,
-            "ignored": 0,
-            "lost": 0,
-            "unread": 0,
-        }
+        self.counters = {"bad": 0, "ignored": 0, "lost": 0, "unread": 0, "revoked": 0}
         self._loop = loop
         self._on_batch = on_batch
         self._on_lost = on_lost
@@ -94,33 +83,41 @@ class Router:
         self._tag = tag
         self._encoder = codec.Encoder()
         self._peers: dict[bytes, Peer] = {}
-        self._descriptors: dict[bytes, int] = {}
-        self._owners: dict[int, bytes] = {}  # descriptor -> the known peer whose connection it is
-        self._open: set[int] = set()
         self._losing: dict[bytes, float] = {}  # peers to report lost, and when at the latest
         self._strikes: dict[bytes, int] = {}
-        self._ignored: dict[bytes, None] = {}
+        self._ignored: dict[bytes, int] = {}  # and how many of their messages were
+        self._guard = guard
         options = options or LinkOptions()
         self._unheard_max = options.unheard_bytes_max
         self._unheard: dict[bytes, int] = {}  # bytes sent to a peer since it last said something
         self._socket = cast("zmq.Socket[bytes]", context.socket(zmq.ROUTER))
         apply_options(self._socket, options)
         self._socket.set(zmq.ROUTER_MANDATORY, 1)
+        if guard is not None:
+            curve.serve(self._socket, guard.trust)
         self._reader = Reader(loop, self._socket, self._take, copy=True)
         self._socket.set(zmq.BACKLOG, _BACKLOG)
-        self._monitor = Monitor(context, self._socket, _ACCEPTED | _DISCONNECTED | _FAILED | _FAILED_AUTH)
+        self.connections = Connections(
+            context,
+            loop,
+            self._socket,
+            options,
+            self.counters,
+            on_end=self._lose,
+            on_events=self._after_events,
+            read_on=self._on_readable,
+        )
         self._closed = False
         try:
             self._socket.bind(bind_address)
         except zmq.ZMQError as error:
-            self._monitor.close()
+            self.connections.close()
             self._socket.close(0)
             raise ConfigError(
                 f"cannot listen on {bind_address}: {error.strerror}", hint="port 0 takes any free port"
             ) from None
         self.address: str = self._socket.get_string(zmq.LAST_ENDPOINT)
         loop.add_socket(self._socket, self._on_readable)
-        loop.add_socket(self._monitor.socket, self._on_event)
 
     @property
     def peers(self) -> int:
@@ -145,7 +142,7 @@ class Router:
         if unheard > self._unheard_max:
             self.counters["unread"] += 1
             self._lose(rid)
-            self._hang_up(rid)
+            self.connections.hang_up(rid)
         elif rid in self._peers:
             self._unheard[rid] = unheard
         if rid in self._losing:
@@ -156,14 +153,26 @@ class Router:
         """Ignore everything from ``peer`` from now on, its loss too; the connection ends soon afterwards."""
         self._leave(peer[1])
 
+    def renew(self, trust: Trust) -> int:
+        """Go by this trust from now on. Peers that it does not cover are reported bad and left; return their number."""
+        if self._guard is None:
+            return 0
+        ended = self._guard.renew(trust)
+        for rid, why in ended:
+            self.counters["revoked"] += 1
+            self._on_bad((self._tag, rid), ProtocolError("forbidden", why))
+            known = self._leave(rid)
+            if known is not None:
+                self._tell_lost(known)
+        return len(ended)
+
     def close(self) -> None:
         """Stop listening and drop all connections after what was sent has left; nothing is reported any more."""
         if self._closed:
             return
         self._closed = True
         self._loop.remove(self._socket)
-        self._loop.remove(self._monitor.socket)
-        self._monitor.close()
+        self.connections.close()
         self._socket.close()
 
     # Messages.
@@ -180,18 +189,36 @@ class Router:
         blobs = receive_blobs(self._socket) if body.more else []
         peer = self._peers.get(rid)
         if peer is None and rid in self._ignored:
-            self.counters["ignored"] += 1
+            self._ignore(rid, body)
             return True
         try:
-            batch = codec.decode(body.buffer, blobs)
             if peer is None:
-                peer = self._welcome(rid, batch, body)
+                peer, batch = self._meet(rid, body, blobs)
+            else:
+                batch = codec.decode(body.buffer, blobs)
+                if self._guard is not None and m.Hello in map(type, batch):  # nobody has looked at whose it is
+                    raise ProtocolError("malformed", "a second hello on one connection")
         except ProtocolError as error:
             self._strike(rid, error, body)
         else:
             self._unheard.pop(rid, None)
             self._on_batch(peer, batch)
         return not self._closed
+
+    def _meet(self, rid: bytes, body: zmq.Frame, blobs: Sequence[m.Blob]) -> tuple[Peer, list[m.AnyMessage]]:
+        """Make a stranger a peer if it says properly who it is; otherwise raise ProtocolError."""
+        guard = self._guard
+        if guard is None:
+            batch = codec.decode(body.buffer, blobs)
+            peer, hello = self._welcome(rid, batch, body), cast(m.Hello, batch[0])
+            if hello.key:  # it has none, whatever it says
+                batch[0] = msgspec.structs.replace(hello, key="")
+            return peer, batch
+        claim = guard.read(body)
+        batch = guard.introduce(claim, codec.decode(body.buffer, blobs), time.monotonic())
+        peer = self._welcome(rid, batch, body)
+        guard.enter(rid, claim)
+        return peer, batch
 
     def _welcome(self, rid: bytes, batch: list[m.AnyMessage], body: zmq.Frame) -> Peer:
         """Make a stranger a peer if its first batch is a proper introduction; otherwise raise ProtocolError."""
@@ -204,61 +231,37 @@ class Router:
         if len(rid) != _ID_BYTES or rid[0]:
             raise ProtocolError("malformed", "the peer chose its own routing id: leave it unset")
         self._strikes.pop(rid, None)
-        self._read_events()
         peer = self._peers[rid] = (self._tag, rid)
-        self._tie(rid, _descriptor(body))
+        self.connections.tie(rid, body)
+        self.connections.welcomed(rid)
         return peer
-
-    def _tie(self, rid: bytes, descriptor: int) -> None:
-        """Note whose connection the descriptor is; whoever else had it, or comes too late for it, is lost."""
-        if descriptor not in self._open:
-            self._lose(rid)  # its end was among the events already read
-            return
-        owner = self._owners.get(descriptor)
-        if owner is not None and _made_after(owner, rid):
-            self._lose(rid)
-            return
-        if owner is not None:
-            self._lose(owner)
-        self._owners[descriptor] = rid
-        self._descriptors[rid] = descriptor
 
     def _strike(self, rid: bytes, error: ProtocolError, body: zmq.Frame) -> None:
         self.counters["bad"] += 1
+        self.connections.tie(rid, body)
         strikes = self._strikes.pop(rid, 0) + 1
         _remember(self._strikes, rid, strikes)
+        shut_out = self._guard is not None and rid not in self._peers  # there is one try to show a key's right
         self._on_bad(self._peers.get(rid, (self._tag, rid)), error)
-        if strikes < STRIKES_MAX:
+        if strikes < STRIKES_MAX and not shut_out:
             return
-        if rid not in self._descriptors:
-            self._read_events()
-            self._tie(rid, _descriptor(body))
         known = self._leave(rid)
         if known is not None:
             self._tell_lost(known)
 
-    # Connections.
+    def _ignore(self, rid: bytes, body: zmq.Frame) -> None:
+        """Count a message of one that is not listened to; who does not take the hint is hung up."""
+        self.counters["ignored"] += 1
+        self._ignored[rid] += 1
+        if self._ignored[rid] == _IGNORED_MESSAGES_MAX:
+            self.connections.tie(rid, body)
+            self.connections.hang_up(rid)
 
-    def _on_event(self) -> None:
-        self._read_events()
+    # Losses.
+
+    def _after_events(self) -> None:
         if self._losing:
             self._pump()
-
-    def _read_events(self) -> None:
-        for event, value in self._monitor.drain():
-            if event == _ACCEPTED:
-                self.counters["accepted"] += 1
-                self._open.add(value)
-            elif event == _DISCONNECTED:
-                self._open.discard(value)
-                rid = self._owners.pop(value, None)
-                if rid is None:
-                    self.counters["unheard"] += 1
-                else:
-                    self._descriptors.pop(rid, None)
-                    self._lose(rid)
-            else:
-                self.counters["handshake_failed"] += 1
 
     def _lose(self, rid: bytes) -> None:
         """Report the loss of a known peer once what it said before has been read."""
@@ -275,6 +278,7 @@ class Router:
             return
         for rid in [rid for rid, latest in self._losing.items() if latest <= until]:
             peer = self._drop(rid)
+            self.connections.untie(rid)
             _remember(self._ignored, rid)  # a straggler of it is no stranger
             if peer is not None:
                 self._tell_lost(peer)
@@ -287,35 +291,17 @@ class Router:
         self._losing.pop(rid, None)
         self._strikes.pop(rid, None)
         self._unheard.pop(rid, None)
-        descriptor = self._descriptors.pop(rid, -1)
-        if self._owners.get(descriptor) == rid:
-            del self._owners[descriptor]
+        if self._guard is not None:
+            self._guard.leave(rid, time.monotonic())
         return self._peers.pop(rid, None)
 
     def _leave(self, rid: bytes) -> Peer | None:
         """Forget the peer; it may still read what was sent, and then its connection ends."""
-        descriptor = self._descriptors.get(rid)
         peer = self._drop(rid)
-        _remember(self._ignored, rid)
-        if descriptor is not None:
-            self._owners[descriptor], self._descriptors[rid] = rid, descriptor  # until it is hung up
-            self._loop.call_later(_HANG_UP_AFTER_S, lambda: self._hang_up(rid))
+        if rid not in self._ignored:
+            _remember(self._ignored, rid)
+            self._loop.call_later(_HANG_UP_AFTER_S, lambda: self.connections.hang_up(rid))
         return peer
-
-    def _hang_up(self, rid: bytes) -> None:
-        """End the connection. Its descriptor is ZeroMQ's to close: shut down what it stands for, if it still does."""
-        descriptor = self._descriptors.get(rid, -1)
-        if self._closed or descriptor < 0:
-            return
-        try:
-            copy = os.dup(descriptor)
-        except OSError:  # closed: its event is on the way
-            return
-        with socket.socket(fileno=copy) as connection:
-            self._read_events()  # no end was reported until now: the copy is of this connection, not of a later one
-            if self._owners.get(descriptor) == rid:
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
 
 
 def _check_port(address: str) -> None:
@@ -328,21 +314,7 @@ def _check_port(address: str) -> None:
         )
 
 
-def _descriptor(frame: zmq.Frame) -> int:
-    """Return the descriptor of the connection that the frame came over; -1 when it has none any more."""
-    try:
-        return int(frame.get(zmq.SRCFD))
-    except zmq.ZMQError:
-        return -1
-
-
-def _made_after(first: bytes, second: bytes) -> bool:
-    """Return whether ROUTER made the routing id ``first`` after ``second``; their 32-bit count wraps around."""
-    ahead = (int.from_bytes(first[1:], "big") - int.from_bytes(second[1:], "big")) & 0xFFFFFFFF
-    return 0 < ahead < 0x80000000
-
-
-def _remember(bounded: dict[bytes, Any], rid: bytes, value: Any = None) -> None:
+def _remember(bounded: dict[bytes, int], rid: bytes, value: int = 0) -> None:
     if len(bounded) >= _REMEMBERED_MAX:
         del bounded[next(iter(bounded))]
     bounded[rid] = value

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import zmq
 
@@ -49,6 +50,13 @@ def test_messages_go_both_ways_in_order(net: Net) -> None:
     assert got == [m.Pong(n) for n in range(500)]
     assert dealer.connected
     assert net.router.peers == 1
+
+
+def test_without_keys_nobody_has_one(net: Net) -> None:
+    dealer, _, _ = net.dealer()
+    dealer.send([msgspec.structs.replace(hello("a"), key="made up"), m.Ping(1)])
+    net.until(lambda: net.knows("a"))
+    assert net.said[net.peer("a")] == [hello("a"), m.Ping(1)]
 
 
 @pytest.mark.parametrize("sender", ["router", "dealer"])
@@ -278,15 +286,17 @@ def test_of_two_peers_with_one_descriptor_the_later_one_lives(tcp: Net) -> None:
     """The order in which ROUTER hands out first messages is not the order of connections: feed it by hand."""
     router = tcp.router
     early, late = (b"\0\xff\xff\xff\xff", b"\0\0\0\0\x01")  # the 32-bit count has wrapped around
-    router._open.add(999)
+    connections = router.connections
+    connections._open.add(999)
     for first, second in ((early, late), (late, early)):
         router._peers = {rid: ("t", rid) for rid in (first, second)}
-        router._tie(first, 999)
-        router._tie(second, 999)
+        connections._give(999, first)
+        connections._give(999, second)
         assert list(router._losing) == [early]
-        assert router._owners == {999: late}
+        assert connections.owners == {999: late}
         for rid in (early, late):
             router._drop(rid)
+            connections.untie(rid)
 
 
 def test_a_forgotten_peer_is_not_heard_and_not_lost(net: Net) -> None:

@@ -277,13 +277,14 @@ def test_a_stranger_that_is_ignored_is_cut_off(net: Net, monkeypatch: pytest.Mon
 
 def test_who_takes_the_descriptor_of_a_forgotten_peer_is_left_alone(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(router, "_HANG_UP_AFTER_S", 0.3)
-    first, _, _ = introduced(net, "a")
-    (descriptor,) = net.router._owners
-    net.router.forget(net.peer("a"))
-    first.close()
-    net.until(lambda: not net.router._owners)
-    followers = [introduced(net, str(number)) for number in range(8)]
-    assert descriptor in net.router._owners, "its number is taken again"
+    first = {name: introduced(net, name)[0] for name in "abcdef"}
+    descriptors = set(net.router.connections.owners)
+    for name, dealer in first.items():
+        net.router.forget(net.peer(name))
+        dealer.close()
+    net.until(lambda: not net.router.connections.owners)
+    followers = [introduced(net, str(number)) for number in range(12)]
+    assert descriptors & set(net.router.connections.owners), "a number is taken again"
     net.idle(0.5)
     for number, (_, got, ends) in enumerate(followers):
         net.router.send(net.peer(str(number)), [m.Pong(number)])
@@ -310,7 +311,7 @@ def test_a_peer_that_does_not_read_is_lost_before_much_is_kept_for_it(tmp_path: 
         sent += 1
     assert 4 < sent < 9
     assert net.lost == [peer]
-    net.until(lambda: len(net.router._open) == 1)  # its connection is over, and with it what was kept
+    net.until(lambda: len(net.router.connections) == 1)  # its connection is over, and with it what was kept
     assert net.router.counters["unread"] == 1
     net.until(lambda: len(got) == sent)
     net.close()

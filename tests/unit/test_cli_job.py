@@ -22,7 +22,7 @@ def answers(monkeypatch):
     given: list[list[m.JobStatus]] = []
     asked: list[tuple[str, str]] = []
 
-    def statuses(store: object, what: str, name: str = "", *args: object) -> list[m.Status]:
+    def statuses(store: object, what: str, name: str = "", **named: object) -> list[m.Status]:
         asked.append((what, name))
         rows = given.pop(0) if len(given) > 1 else given[0]
         return [m.Status(1, "scheduler-1", jobs=rows)]
@@ -34,7 +34,7 @@ def answers(monkeypatch):
     return SimpleNamespace(given=given, asked=asked)
 
 
-OPTIONS = SimpleNamespace(load_found=lambda: SimpleNamespace(store=None))
+OPTIONS = SimpleNamespace(load_found=lambda: SimpleNamespace(store=None), credentials=lambda loaded: None)
 
 
 def wait(found: list[m.JobStatus], timeout_s: float | None = None):

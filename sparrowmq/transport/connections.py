@@ -1,0 +1,227 @@
+"""The connections of one accepting socket: whose each is, when it is over, and how one is ended from this end.
+
+Owns: descriptors, and what the socket's monitor tells of them. Must not know: what peers say, or what follows from an
+end.
+
+An end shows as a monitor event that names a descriptor, while messages name a routing id; a message carries the
+descriptor of its connection and ties the two. Descriptors are reused at once, so the tie is made only after every older
+event has been read, and between two peers with one descriptor the later routing id (ROUTER counts them up) is the one
+that may be alive.
+
+ROUTER has no call to close one connection. So it is ended from below: by shutting down its descriptor, which ZeroMQ
+takes for the peer's doing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import zmq
+
+from sparrowmq.runtime.loop import Loop, Timer
+from sparrowmq.transport.link import LinkOptions, Monitor
+from sparrowmq.transport.strangers import Strangers
+
+_FAILED: Final = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+_FAILED_AUTH: Final = int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+_ACCEPTED: Final = int(zmq.EVENT_ACCEPTED)
+_DISCONNECTED: Final = int(zmq.EVENT_DISCONNECTED)
+_LOOK_AGAIN_S: Final = 0.05  # after strangers were given more time
+
+
+class Connections:
+    """Watches a socket from before it is bound to `close`.
+
+    ``on_end(rid)``: the connection that was tied to this routing id is over, or turned out not to be its own.
+    ``on_events()``: events have come and were read. ``read_on()`` reads messages that wait and returns whether there
+    may be more.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        loop: Loop,
+        sock: zmq.Socket[bytes],
+        options: LinkOptions,
+        counters: dict[str, int],
+        *,
+        on_end: Callable[[bytes], object],
+        on_events: Callable[[], object],
+        read_on: Callable[[], bool],
+    ) -> None:
+        self._loop = loop
+        self._counters = counters
+        for name in ("accepted", "handshake_failed", "key_refused", "unheard", "no_hello_in_time", "crowded_out"):
+            counters[name] = 0
+        self._on_end = on_end
+        self._on_events = on_events
+        self._read_on = read_on
+        self._descriptors: dict[bytes, int] = {}
+        self._owners: dict[int, bytes] = {}
+        self._open: set[int] = set()
+        self._strangers = Strangers(options.hello_timeout_s, options.strangers_max)
+        self._strangers_timer: Timer | None = None
+        self._closed = False
+        self._monitor = Monitor(context, sock, _ACCEPTED | _DISCONNECTED | _FAILED | _FAILED_AUTH)
+        loop.add_socket(self._monitor.socket, self._on_event)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def owners(self) -> dict[int, bytes]:
+        """Return the routing ids that are tied to a connection, by its descriptor."""
+        return dict(self._owners)
+
+    def close(self) -> None:
+        """Watch no more; before the socket is closed."""
+        self._closed = True
+        if self._strangers_timer is not None:
+            self._strangers_timer.cancel()
+        self._loop.remove(self._monitor.socket)
+        self._monitor.close()
+
+    # Whose a connection is.
+
+    def tie(self, rid: bytes, frame: zmq.Frame) -> None:
+        """Note that the connection which this frame came over is ``rid``'s.
+
+        Whoever else had it, or comes too late for it, has none any more, which ``on_end`` is told.
+        """
+        if rid in self._descriptors:
+            return
+        self.read_events()
+        descriptor = _descriptor(frame)
+        if descriptor in self._open:
+            self._give(descriptor, rid)
+        else:
+            self._on_end(rid)  # its end was among the events already read
+
+    def _give(self, descriptor: int, rid: bytes) -> None:
+        owner = self._owners.get(descriptor)
+        if owner is not None and _made_after(owner, rid):
+            self._on_end(rid)
+            return
+        if owner is not None:
+            self._on_end(owner)
+        self._owners[descriptor] = rid
+        self._descriptors[rid] = descriptor
+
+    def welcomed(self, rid: bytes) -> None:
+        """It has said hello: its connection may stay."""
+        descriptor = self._descriptors.get(rid)
+        if descriptor is not None:
+            self._strangers.gone(descriptor)
+
+    def untie(self, rid: bytes) -> None:
+        """Whatever becomes of the connection, ``on_end`` is not told."""
+        descriptor = self._descriptors.pop(rid, -1)
+        if self._owners.get(descriptor) == rid:
+            del self._owners[descriptor]
+
+    # Ends.
+
+    def hang_up(self, rid: bytes) -> None:
+        """End the connection that is tied to ``rid``, if it still stands."""
+        descriptor = self._descriptors.get(rid, -1)
+        if descriptor >= 0:
+            self._shut_down(descriptor, lambda: self._owners.get(descriptor) == rid)
+
+    def _shut_down(self, descriptor: int, still_meant: Callable[[], bool]) -> None:
+        """End a connection. Its descriptor is ZeroMQ's to close: shut down what it stands for, if it still does."""
+        if self._closed:
+            return
+        try:
+            copy = os.dup(descriptor)
+        except OSError:  # closed: its event is on the way
+            return
+        with socket.socket(fileno=copy) as connection:
+            self.read_events()  # no end was reported until now: the copy is of this connection, not of a later one
+            if still_meant():
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def _end_strangers(self) -> None:
+        """End connections without a hello: the late ones, and the oldest where there are too many.
+
+        A hello that has arrived and waits to be read is not late. But who keeps this end from reading them all gains
+        nothing by it.
+        """
+        more = self._read_on()
+        if self._closed:
+            return
+        late = self._strangers.overdue(time.monotonic(), factor=2.0 if more else 1.0)
+        self._counters["no_hello_in_time"] += len(late)
+        for descriptor in late:
+            self._end_stranger(descriptor)
+        surplus = self._strangers.surplus()
+        self._counters["crowded_out"] += len(surplus)
+        for descriptor in surplus:
+            self._end_stranger(descriptor)
+        if self._strangers_timer is not None:
+            self._strangers_timer.cancel()
+        self._watch_strangers()
+
+    def _end_stranger(self, descriptor: int) -> None:
+        since = self._strangers.since(descriptor)
+        self._shut_down(descriptor, lambda: self._strangers.since(descriptor) == since)
+        self._strangers.gone(descriptor)
+
+    def _watch_strangers(self) -> None:
+        due = self._strangers.next_due()
+        self._strangers_timer = None
+        if due is not None and not self._closed:
+            wait_s = max(_LOOK_AGAIN_S, due - time.monotonic())
+            self._strangers_timer = self._loop.call_later(wait_s, self._end_strangers)
+
+    # Events.
+
+    def _on_event(self) -> None:
+        self.read_events()
+        if self._strangers.crowded():
+            self._end_strangers()
+        if not self._closed:
+            self._on_events()
+
+    def read_events(self) -> None:
+        """Take note of what has happened to connections so far."""
+        now = time.monotonic()
+        for event, value in self._monitor.drain():
+            if event == _ACCEPTED:
+                self._counters["accepted"] += 1
+                self._open.add(value)
+                self._strangers.arrived(value, now)
+            elif event == _DISCONNECTED:
+                self._open.discard(value)
+                self._strangers.gone(value)
+                rid = self._owners.pop(value, None)
+                if rid is None:
+                    self._counters["unheard"] += 1
+                else:
+                    self._descriptors.pop(rid, None)
+                    self._on_end(rid)
+            elif event == _FAILED_AUTH:
+                self._counters["key_refused"] += 1
+            else:
+                self._counters["handshake_failed"] += 1
+        if self._strangers_timer is None:
+            self._watch_strangers()
+
+
+def _descriptor(frame: zmq.Frame) -> int:
+    """Return the descriptor of the connection that the frame came over; -1 when it has none any more."""
+    try:
+        return int(frame.get(zmq.SRCFD))
+    except zmq.ZMQError:
+        return -1
+
+
+def _made_after(first: bytes, second: bytes) -> bool:
+    """Return whether ROUTER made the routing id ``first`` after ``second``; their 32-bit count wraps around."""
+    ahead = (int.from_bytes(first[1:], "big") - int.from_bytes(second[1:], "big")) & 0xFFFFFFFF
+    return 0 < ahead < 0x80000000

@@ -2,7 +2,8 @@
 #
 #   make demo                   a local cluster, a real job, the four placement policies compared
 #   make test                   all tests but those of the next two   (ARGS="-k name -x")
-#   make test-heavy             points of the paper's figures at full size, and a hunt through 200 random clusters
+#   make test-heavy             points of the paper's figures at full size, 200 random clusters, a million mutated frames
+#   make docker-demo            the same in containers, which are killed and paused under a job
 #   make test-docker            the tests that need a Docker engine
 #   make lint                   ruff, mypy --strict, the import contracts
 #   make format                 let ruff rewrite the files
@@ -16,7 +17,7 @@ PYTHON ?= $(shell cat $(VENV)/.python 2>/dev/null || command -v python3.11 || co
 STAMP := $(VENV)/.made-by$(subst /,-,$(PYTHON))
 ARGS ?=
 
-.PHONY: help venv demo test test-heavy test-docker lint format bench clean
+.PHONY: help venv demo docker-demo test test-heavy test-docker lint format bench clean
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -36,14 +37,17 @@ $(STAMP): setup.cfg pyproject.toml
 demo: $(STAMP)
 	$(BIN)/python -m sparrowmq.bench.demo $(ARGS)
 
+docker-demo: $(STAMP)
+	$(BIN)/python -m sparrowmq.bench.docker_demo
+
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
 
 test-heavy: $(STAMP)
-	$(BIN)/python -m pytest -m heavy tests/paper tests/sim $(ARGS)
+	$(BIN)/python -m pytest -m heavy tests/fuzz tests/paper tests/sim $(ARGS)
 
 test-docker: $(STAMP)
-	$(BIN)/python -m pytest -m docker tests/docker $(ARGS)
+	$(BIN)/python -m pytest -m docker -s tests/docker $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

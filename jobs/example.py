@@ -7,6 +7,7 @@ Arguments and results are plain data (numbers, texts, bytes, lists, maps), so no
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from random import Random
 
@@ -21,3 +22,10 @@ def estimate_pi(points: int, seed: int = 0) -> float:
     rng = Random(seed)
     inside = sum(rng.random() ** 2 + rng.random() ** 2 <= 1.0 for _ in range(points))
     return 4.0 * inside / points
+
+
+def nap(duration_s: float, number: int) -> list[float]:
+    """Sleep, then tell which nap it was and when it began (seconds since 1970): for seeing tasks lost and found."""
+    began_unix_s = time.time()
+    time.sleep(duration_s)
+    return [number, began_unix_s]

@@ -92,7 +92,7 @@ def users(prefix: str, passwords: Mapping[str, str]) -> dict[str, str]:
             f"store.prefix = {prefix!r} cannot stand in an ACL file of Redis",
             hint="use letters, digits and _ . : - / @ { }",
         )
-    # Nobody can be this user, and it may do all: as it Redis 7.0 reads its append-only file, and drops what it may not do.
+    # Nobody can be this user, and it may do all: as it Redis 7.0 reads its append-only file, dropping what it may not.
     lines = {"default": "user default off resetpass ~* &* +@all"}
     for role in USERS:
         digest = hashlib.sha256(passwords[role].encode()).hexdigest()

@@ -1,167 +1,160 @@
-"""The image and docker-compose.yml, on whatever engine `docker info` finds, under a project name of its own."""
+"""The image and docker-compose.yml on whatever engine `docker info` finds: coming up, working, growing, going."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import time
-import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-WORKERS = 10
+from sparrowmq.bench.containers import Project, docker, until
+from sparrowmq.errors import Unavailable
+from tests.support.containers import WORKERS, assert_each_once, naps, project_of
+
+REGISTERED_S_MAX = 30.0  # 10 s is what a machine with a free core must reach; the figure itself is printed
+ROLES = ("scheduler", "worker", "assistant")
+DRAINED = 0  # exit status
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(360)]
 
 
-class Compose:
-    """`docker compose` for one throw-away project."""
-
-    def __init__(self, project: str) -> None:
-        self._command = ["docker", "compose", "--project-name", project]
-        foreign = ("COMPOSE_", "SPARROWMQ_", "WORKER_CPUS")  # what would change docker-compose.yml
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-        self._options: dict[str, Any] = {
-            "cwd": ROOT,
-            "env": {**environment, "TAG": "test"},
-            "stdin": subprocess.DEVNULL,
-            "text": True,
-        }
-
-    def __call__(self, *arguments: str, timeout_s: float = 60.0, check: bool = True) -> str:
-        done = subprocess.run([*self._command, *arguments], capture_output=True, timeout=timeout_s, **self._options)
-        if check and done.returncode != 0:
-            logs = self("logs", "--no-color", "--tail", "20", check=False)
-            command = f"docker compose {' '.join(arguments)}"
-            pytest.fail(f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}\n{logs}", pytrace=False)
-        return done.stdout
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen([*self._command, *arguments], stdout=subprocess.PIPE, **self._options)
-
-    def run(self, *arguments: str) -> Any:
-        """The JSON that `sparrowmq run` prints."""
-        return json.loads(self("run", "--rm", "-T", "cli", "-o", "json", "run", *arguments))
-
-    def workers(self) -> list[dict[str, Any]]:
-        """The workers that are alive, as the scheduler sees them."""
-        scheduler = self.containers("scheduler")[0]
-        rows = json.loads(docker("exec", scheduler, "sparrowmq", "-o", "json", "worker", "list"))
-        return [row for row in rows if row["state"] == "alive"]
-
-    def assistants(self) -> list[dict[str, Any]]:
-        """What the assistants tell, the leader first."""
-        scheduler = self.containers("scheduler")[0]
-        rows: list[dict[str, Any]] = json.loads(
-            docker("exec", scheduler, "sparrowmq", "-o", "json", "assistant", "show")
-        )
-        return rows
-
-    def containers(self, service: str) -> list[str]:
-        return self("ps", "-q", service).split()
-
-
 @pytest.fixture(scope="module")
-def compose() -> Iterator[Compose]:
-    if shutil.which("docker") is None or subprocess.run(["docker", "info"], capture_output=True).returncode != 0:
-        pytest.skip("no Docker engine answers `docker info`")
-    compose = Compose(f"sparrowmq-test-{uuid.uuid4().hex[:8]}")
-    try:
-        compose("build", timeout_s=300.0)
-        compose("up", "-d", "--scale", f"worker={WORKERS}", timeout_s=180.0)
-        yield compose
-    finally:
-        # Twice: the engine may still hold the network for a container that was just removed.
-        compose("down", "-v", "--remove-orphans", timeout_s=120.0, check=False)
-        compose("down", "-v", "--remove-orphans", timeout_s=120.0)
+def project() -> Iterator[Project]:
+    with project_of(worker=WORKERS) as project:
+        yield project
 
 
-def docker(*arguments: str) -> str:
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True, timeout=60)
-    return done.stdout.strip()
+def inspected(container: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(docker("inspect", container))[0]
+    return found
 
 
-def eventually(condition: Callable[[], bool], what: str, within_s: float = 60.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
-        time.sleep(0.1)
+def test_ten_workers_register_soon(project: Project) -> None:
+    assert project.registered_s < REGISTERED_S_MAX
 
 
-def done_by(workers: list[dict[str, Any]]) -> int:
-    return sum(worker["done"] for worker in workers)
-
-
-def statuses(report: dict[str, Any]) -> Counter[str]:
-    return Counter(result["status"] for result in report["results"])
-
-
-def test_200_commands_on_10_workers(compose: Compose) -> None:
-    eventually(lambda: len(compose.workers()) == WORKERS, f"{WORKERS} workers")
-    report = compose.run("-n", "200", "--", "sleep", "0.1")
-    assert statuses(report) == {"succeeded": 200}
-    workers = compose.workers()
-    assert done_by(workers) == 200
+def test_200_commands_on_10_workers(project: Project) -> None:
+    report = project.run("-n", "200", "--", "sleep", "0.1")
+    assert Counter(result["status"] for result in report["results"]) == {"succeeded": 200}
+    workers = project.workers()
+    assert sum(worker["done"] for worker in workers) == 200
     assert all(worker["done"] > 0 for worker in workers)
 
 
-def test_slots_follow_the_cpu_quota(compose: Compose) -> None:
-    assert {worker["slots"] for worker in compose.workers()} == {1}
+def test_slots_follow_the_cpu_quota(project: Project) -> None:
+    assert {worker["slots"] for worker in project.workers()} == {1}
 
 
-def test_a_function_of_the_jobs_directory(compose: Compose) -> None:
-    report = compose.run("--call", "example:count_words", "--args", '["to be or not to be"]')
+def test_a_function_of_the_jobs_directory(project: Project) -> None:
+    report = project.run("--call", "example:count_words", "--args", '["to be or not to be"]')
     assert [result["value"] for result in report["results"]] == [{"to": 2, "be": 2, "or": 1, "not": 1}]
 
 
-def test_nobody_is_root_and_nothing_is_published(compose: Compose) -> None:
-    for container in [id for role in ("scheduler", "worker", "assistant") for id in compose.containers(role)]:
-        assert docker("inspect", "--format", "{{.Config.User}}", container) == "10001:10001"
-        assert docker("inspect", "--format", "{{json .HostConfig.PortBindings}}", container) in ("{}", "null")
+def test_growing_from_2_to_10_workers_speeds_a_running_job_up(project: Project) -> None:
+    project.up(worker=2)
+    until(lambda: len(project.workers()) == 2, "the others are gone")
+    count, duration_s = 400, 0.1
+    arguments, lines = naps(count, duration_s)
+    job = project.start_run(*arguments, stdin=lines)
+    until(lambda: any(worker["launched"] for worker in project.workers()), "the job runs")
+    project.up(worker=WORKERS)
+    report = project.report(job)
+    assert_each_once(report, count)
+    response_s, with_two_s = report["jobs"][0]["response_s"], count * duration_s / 2
+    print(f"{count} naps of {duration_s:g} s: {response_s:.1f} s with 2 to 10 workers, {with_two_s:.0f} s with 2")
+    assert response_s < 0.8 * with_two_s
+    assert sum(worker["done"] > 0 for worker in project.workers()) > 2
 
 
-def test_a_paused_worker_is_found_dead_by_one_of_two_assistants_and_comes_back(compose: Compose) -> None:
-    def states() -> Counter[str]:
-        return Counter(node["state"] for node in compose.assistants()[0]["nodes"])
-
-    eventually(lambda: states() == {"alive": WORKERS + 1}, "every worker and the scheduler beat")
-    assert [row["leads"] for row in compose.assistants()] == [True, False]
-    victim = compose.containers("worker")[0]
-    docker("pause", victim)
-    try:
-        eventually(lambda: states() == {"alive": WORKERS, "dead": 1}, "the paused worker is dead", 10.0)
-        eventually(lambda: len(compose.workers()) == WORKERS - 1, "the scheduler gave it up", 10.0)
-    finally:
-        docker("unpause", victim)
-    eventually(lambda: states() == {"alive": WORKERS + 1}, "it is back")
-    eventually(lambda: len(compose.workers()) == WORKERS, "the scheduler has it back")
-
-
-def test_killed_workers_lose_no_task(compose: Compose) -> None:
-    victims = compose.containers("worker")[:3]
-    running = compose.start("run", "--rm", "-T", "cli", "-o", "json", "run", "-n", "60", "--", "sleep", "1")
-    try:
-        eventually(lambda: all(worker["launched"] for worker in compose.workers()), "every worker runs a task")
-        docker("kill", *victims)
-        report = json.loads(running.communicate(timeout=60)[0])
-    finally:
-        running.kill()
-    assert statuses(report) == {"succeeded": 60}
-    assert sum(job["relaunches"] for job in report["jobs"]) >= len(victims)
-    assert len(compose.workers()) == WORKERS - len(victims)
+@pytest.mark.parametrize("service", [*ROLES, "redis"])
+def test_nobody_is_root_or_can_become_it_and_nothing_is_published(project: Project, service: str) -> None:
+    for container in project.ids(service):
+        found = inspected(container)
+        host = found["HostConfig"]
+        assert found["Config"]["User"] == "10001:10001"
+        assert docker("exec", container, "id", "-u") == "10001"
+        assert not host["PortBindings"]
+        assert not host["PublishAllPorts"]
+        assert not host["Privileged"]
+        assert host["ReadonlyRootfs"]
+        assert host["CapDrop"] == ["ALL"]
+        assert not host["CapAdd"]
+        assert host["SecurityOpt"] == ["no-new-privileges:true"]
+        assert host["Memory"] > 0
+        assert host["PidsLimit"] > 0
+        assert host["Init"]
+        assert host["NetworkMode"] not in ("host", "none")
+        effective = docker("exec", container, "sh", "-c", "grep -h -e CapEff -e CapBnd -e NoNewPrivs /proc/1/status")
+        assert [line.split()[1] for line in effective.splitlines()] == ["0" * 16, "0" * 16, "1"]
 
 
-def test_sigterm_ends_every_role_cleanly_within_its_grace_period(compose: Compose) -> None:
+STRANGER = """
+import sys, zmq
+from zmq.utils.monitor import recv_monitor_message
+socket = zmq.Context.instance().socket(zmq.DEALER)
+if sys.argv[2:]:  # one who knows the schedulers' public key, and has no secret
+    socket.curve_publickey, socket.curve_secretkey = zmq.curve_keypair()
+    socket.curve_serverkey = sys.argv[2].encode()
+monitor = socket.get_monitor_socket()
+socket.connect(sys.argv[1])
+socket.send(b"let me in")
+seen = set()
+while monitor.poll(3000):
+    seen.add(recv_monitor_message(monitor)["event"].name)
+    if "DISCONNECTED" in seen or any(name.startswith("HANDSHAKE_FAILED") for name in seen):
+        break
+print(" ".join(sorted(seen)), "answered" if socket.poll(0) else "silent")
+"""
+
+
+def stranger(project: Project, *arguments: str, entrypoint: str = "sparrowmq") -> str:
+    """Return what a container of the same image on the same network prints, which has no keys."""
+    return docker(
+        "run", "--rm", "--network", f"{project.name}_default", "--env", "SPARROWMQ_CONFIG=", "--entrypoint", entrypoint,
+        "sparrowmq:test", *arguments,
+    )  # fmt: skip
+
+
+def test_who_has_no_keys_is_refused_by_redis_and_by_schedulers(project: Project) -> None:
+    with pytest.raises(Unavailable, match=r"ended with [36]: .*(password|[Aa]uthenti)"):
+        stranger(project, "--redis", "redis://redis:6379/0", "--insecure", "status")
+    scheduler = project.ids("scheduler")[0]
+    address = inspected(scheduler)["NetworkSettings"]["Networks"][f"{project.name}_default"]["IPAddress"]
+    public = docker("exec", scheduler, "cat", "/keys/scheduler/server.pub")
+    for port in (7701, 7702):
+        words = stranger(project, "-c", STRANGER, f"tcp://{address}:{port}", entrypoint="python3").split()
+        assert "HANDSHAKE_SUCCEEDED" not in words
+        assert words[-1] == "silent"
+        words = stranger(project, "-c", STRANGER, f"tcp://{address}:{port}", public, entrypoint="python3").split()
+        assert "DISCONNECTED" in words  # it may shake hands, and is shown the door for what it says
+        assert len(project.workers()) == WORKERS
+
+
+def test_each_role_has_its_own_keys_and_no_others(project: Project) -> None:
+    owners = {"scheduler": "scheduler", "worker": "worker", "assistant": "assistant", "redis": "redis"}
+    for service, own in owners.items():
+        files = docker("exec", project.ids(service)[0], "find", "/keys", "-type", "f", "!", "-name", ".*").splitlines()
+        assert files
+        assert all(file.startswith(f"/keys/{own}/") for file in files)
+        secrets = [file for file in files if not file.endswith(".pub")]
+        modes = docker("exec", project.ids(service)[0], "stat", "-c", "%a %u", *secrets).splitlines()
+        assert set(modes) == {"600 10001"}
+        with pytest.raises(Unavailable, match="Read-only"):
+            docker("exec", project.ids(service)[0], "touch", files[0])
+
+
+def test_grace_periods_are_longer_than_the_drain_deadline(project: Project) -> None:
+    settings = {row["key"]: row["value"] for row in project.ask("config", "show")}
+    for service in ROLES:
+        stop_s = inspected(project.ids(service)[0])["Config"]["StopTimeout"]
+        assert stop_s > max(settings["scheduler.drain_timeout_s"], settings["worker.drain_timeout_s"]) + 2.0
+
+
+def test_sigterm_ends_every_role_cleanly_within_its_grace_period(project: Project) -> None:
     """Docker's SIGTERM reaches the process: one that had to be killed would have ended with 137."""
-    roles = [id for role in ("worker", "scheduler", "assistant") for id in compose.containers(role)]
-    up = [container for container in roles if docker("inspect", "--format", "{{.State.Running}}", container) == "true"]
-    assert len(up) == WORKERS - 3 + 1 + 2
-    compose("stop", "worker", "scheduler", "assistant", timeout_s=120.0)
-    assert {docker("inspect", "--format", "{{.State.ExitCode}}", container) for container in up} == {"0"}
+    roles = [container for service in ROLES for container in project.ids(service)]
+    assert len(roles) == WORKERS + 1 + 2
+    project("stop", *ROLES, timeout_s=120.0)
+    assert {inspected(container)["State"]["ExitCode"] for container in roles} == {DRAINED}

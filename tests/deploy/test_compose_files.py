@@ -1,0 +1,71 @@
+"""docker-compose.yml and docker/stack.yml as files: what must not stand there, and what each role is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.manifests import ROOT, load
+
+ROLES = ("scheduler", "worker", "assistant")
+# What Compose understands and `docker stack deploy` refuses, or ignores with a warning.
+NOT_IN_SWARM = {
+    "build", "container_name", "cpus", "depends_on", "mem_limit", "network_mode", "pids_limit", "privileged",
+    "profiles", "restart", "security_opt", "tmpfs",
+}  # fmt: skip
+
+(COMPOSE,) = load(ROOT / "docker-compose.yml")
+(STACK,) = load(ROOT / "docker" / "stack.yml")
+
+
+def every_service() -> list[Any]:
+    return [
+        pytest.param(service, id=f"{name}-{role}")
+        for name, file in (("compose", COMPOSE), ("stack", STACK))
+        for role, service in file["services"].items()
+    ]
+
+
+@pytest.mark.parametrize("service", every_service())
+def test_every_container_is_closed(service: dict[str, Any]) -> None:
+    assert service["user"] == "10001:10001"
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["init"] is True
+    assert not {"container_name", "ports", "privileged", "cap_add", "devices", "ipc", "pid"} & set(service)
+
+
+@pytest.mark.parametrize("role", list(COMPOSE["services"]))
+def test_compose_limits_every_container(role: str) -> None:
+    service = COMPOSE["services"][role]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["mem_limit"]
+    assert service["pids_limit"]
+
+
+def test_the_stack_has_nothing_that_only_compose_understands() -> None:
+    for service in STACK["services"].values():
+        assert not NOT_IN_SWARM & set(service)
+        assert service["deploy"]["resources"]["limits"].keys() >= {"memory", "pids"}
+    assert not {"profiles", "name"} & set(STACK)
+
+
+def test_each_role_is_given_its_own_keys_to_read() -> None:
+    for role, own in {**{role: role for role in ROLES}, "cli": "client", "redis": "redis"}.items():
+        volumes = [volume for volume in COMPOSE["services"][role]["volumes"] if isinstance(volume, str)]
+        assert [volume for volume in volumes if "keys" in volume] == [f"keys-{own}:/keys/{own}:ro"]
+
+
+def test_the_stack_hands_out_the_files_that_the_manifests_do() -> None:
+    (kustomization,) = load(ROOT / "deploy" / "kubernetes" / "kustomization.yaml")
+    files = {row["name"].removeprefix("keys-"): row["files"] for row in kustomization["secretGenerator"]}
+    for role in (*ROLES, "redis"):
+        handed = {secret["source"]: secret for secret in STACK["services"][role]["secrets"]}
+        assert {Path(secret["target"]) for secret in handed.values()} == {Path("/") / file for file in files[role]}
+        for source, secret in handed.items():
+            declared = STACK["secrets"][source]
+            assert declared["file"] == "${KEYS}" + secret["target"].removeprefix("/keys")
+            assert f"-{source}-${{{role.upper()}_VERSION}}" in declared["name"]
+            assert (secret["uid"], secret["mode"]) == ("10001", 0o400)

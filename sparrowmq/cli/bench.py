@@ -25,6 +25,10 @@ _FAULTS: Final = (
 )  # fmt: skip
 _FAULT_COLUMNS: Final = ("fault", "n", "p50_ms", "p99_ms", "max_ms", "lost", "duplicated", "aim", "found")
 
+# In the order of `flood.NAMES`, likewise.
+_FLOODS: Final = ("garbage", "null", "pings", "queries", "submits")
+_FLOOD_COLUMNS: Final = ("flood", "phase", "calls", "p50_ms", "p99_ms", "p99_of_before", "frames", "counted")
+
 _workers = click.option("--workers", type=_WORKERS, default=2, show_default=True)
 _slots = click.option("--slots", type=click.IntRange(1, 4096), default=1, show_default=True, help="Slots a worker.")
 _runs = click.option(
@@ -320,4 +324,45 @@ def compare(options: Globals, /, systems: tuple[str, ...], markdown: bool, **giv
     click.echo(show.table(rows, list(rows[0])))
     for failure in side_by_side.failures(result):
         click.echo(f"\nfailed: {failure}")
+    return 0
+
+
+@bench.command()
+@click.option("--frames", type=_COUNT, default=100_000, show_default=True, help="Of each flood.")
+@click.option(
+    "--floods",
+    "chosen",
+    metavar="LIST",
+    default=",".join(_FLOODS),
+    help=f"Which, separated by commas; all by default: {', '.join(_FLOODS)}.",
+)
+@click.option("--seconds", type=click.FloatRange(0.5, 3600.0), default=5.0, show_default=True, help="Of each flood.")
+@click.option(
+    "--submits-per-s",
+    type=click.FloatRange(0.0, 1e9),
+    default=500.0,
+    show_default=True,
+    help="scheduler.limits.submits_per_s; 0: no limit.",
+)
+@pass_globals
+def flood(options: Globals, /, chosen: str, **given: Any) -> int:
+    """What an honest client notices of floods: its latency before, during and after each.
+
+    By strangers: garbage, and peers without keys (null). By a client in order: pings, queries, submits. On a cluster of
+    its own, with keys and over TCP, whatever --redis says. The honest client makes up to 200 calls a second: it has
+    to go by --submits-per-s, too.
+    """
+    from sparrowmq.bench import flood as measured
+
+    names = [name.strip() for name in chosen.split(",") if name.strip()]
+    result = measured.run(floods=names, say=lambda text: click.echo(text, err=True), **given)
+    rows = result["rows"]
+    if options.output == "jsonl":
+        for row in rows:
+            show.as_json(row)
+    elif options.json:
+        show.as_json(result)
+    else:
+        shown = [row | {"counted": _text(row.get("counted", {})), "frames": row.get("frames", "-")} for row in rows]
+        show.print_table(shown, _FLOOD_COLUMNS)
     return 0

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
+# Control characters, and those that turn the direction of text.
+_OBEYED = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], "\ufffd")
 _COLOURS = {
     "alive": "green", "done": "green", "succeeded": "green", "ok": "green",
     "failed": "red", "lost": "red", "dead": "red", "timed_out": "red", "fail": "red",
@@ -123,7 +125,12 @@ def cell(value: object) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return str(value)
+    return plain(str(value))
+
+
+def plain(text: str) -> str:
+    """Return ``text``, which others have chosen, with nothing in it that a terminal obeys instead of showing it."""
+    return text.translate(_OBEYED)
 
 
 def count(number: int, noun: str) -> str:
@@ -173,7 +180,7 @@ def clock(unix_s: float) -> str:
 
 def one_line(text: str, most: int = 500) -> str:
     """Return the first line of ``text``, cut to ``most`` characters."""
-    first = text.strip().partition("\n")[0].rstrip()
+    first = plain(text.strip().partition("\n")[0].rstrip())
     return first if len(first) <= most else first[: most - 3] + "..."
 
 

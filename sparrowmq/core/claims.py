@@ -48,7 +48,7 @@ class Claims:
     def answered(self, now: float, worker: Worker, message: m.Claimed) -> None:
         """A worker has told what it has."""
         job = self._state.jobs.get(message.job)
-        if job is None or job.epoch != message.epoch:
+        if job is None or job.epoch != message.epoch or not job.epoch:  # nobody was asked about a new job
             return
         unwanted: list[int] = []
         adopted = 0

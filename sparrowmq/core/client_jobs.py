@@ -19,7 +19,7 @@ from sparrowmq.protocol import messages as m
 from sparrowmq.settings import ClientSettings
 
 FLIGHT: Final = 2  # jobs of one large map that are with schedulers at a time: one runs out while the next runs
-RETRY_S_MAX: Final = 1.0
+RETRY_S_MAX: Final = 60.0  # a scheduler that limits the rate of submissions gives each its time
 EPOCH_MAX: Final = limits.INT_MAX // 2  # no scheduler can push a job's epoch to where it cannot rise any more
 _OPEN: Final = 1
 _KILLED: Final = b"killed"
@@ -103,6 +103,7 @@ class ClientJobs:
         self.table: dict[str, Job] = {}
         self.recalls: dict[int, tuple[str, int]] = {}  # request -> (job, peer)
         self.home = 0
+        self._accepted_at: float | None = None  # when a scheduler last took a job
         self._settings = settings
         self._links = links
         self._effects = effects
@@ -218,11 +219,12 @@ class ClientJobs:
 
     # -- what schedulers say
 
-    def accepted(self, peer: int, message: m.Accepted) -> None:
+    def accepted(self, now: float, peer: int, message: m.Accepted) -> None:
         """A scheduler has the job; a detached one is its business alone from now on."""
         job = self._current(peer, message.job, message.epoch)
         if job is None:
             return
+        self._accepted_at = now
         job.rejected_since = None
         if not job.accepted:
             job.accepted = True
@@ -231,13 +233,17 @@ class ClientJobs:
                 self._end(job)
 
     def rejected(self, now: float, peer: int, message: m.Rejected) -> None:
-        """A scheduler does not take the job: try again for as long as it says so, or give up."""
+        """A scheduler does not take the job: try again for as long as it says so, or give up.
+
+        As long as it takes others of this client's, it is only slow.
+        """
         job = self._current(peer, message.job, message.epoch)
         if job is None:
             return
         if job.rejected_since is None:
             job.rejected_since = now
-        if message.retry_after_s > 0 and now - job.rejected_since < self._settings.unavailable_after_s:
+        since = job.rejected_since if self._accepted_at is None else max(job.rejected_since, self._accepted_at)
+        if message.retry_after_s > 0 and now - since < self._settings.unavailable_after_s:
             job.peer = 0
             job.sent = job.submit.epoch > 0
             self._timers.add(now + min(message.retry_after_s, RETRY_S_MAX), ("resubmit", message.job))

@@ -22,6 +22,7 @@ from sparrowmq.core.keeping import Keep, Orphan, Waiting
 from sparrowmq.core.outcomes import Outcomes
 from sparrowmq.core.peers import Client, Recall
 from sparrowmq.core.placer import Placer
+from sparrowmq.core.quotas import Quota
 from sparrowmq.core.state import State
 from sparrowmq.errors import UsageError
 from sparrowmq.placement import POLICIES, canonical
@@ -45,6 +46,7 @@ class Clients:
         self._recalls: dict[int, Recall] = {}
         self._recall_number = 0
         self._asks = 0
+        self._submits = Quota(state.settings.limits.submits_per_s)
 
     def hello(self, now: float, peer: Peer, hello: m.Hello, welcome: m.Welcome) -> None:
         """A client came, or came back: tell it which of its jobs live on, and what it has not acknowledged."""
@@ -54,7 +56,7 @@ class Clients:
             self.forget(now, client, "its client was restarted")
             client = None
         if client is None:
-            client = state.clients[hello.id] = Client(hello.id, hello.incarnation, peer)
+            client = state.clients[hello.id] = Client(hello.id, hello.incarnation, peer, key=whose(hello))
         client.peer, client.gone_at, client.connection, client.asked = peer, None, hello.connection, 0
         state.peers[peer] = client
         wanted = set(hello.jobs)
@@ -106,7 +108,7 @@ class Clients:
             if over is not None and over.client == client.id and over.epoch == submit.epoch:
                 self._accept(now, client, over)  # it ended before its client had the answer
                 return
-        refusal = self._refusal(client, submit, known)
+        refusal = self._too_soon(now, client, submit) or self._refusal(client, submit, known)
         if refusal is None and self._is_durable(submit):
             refusal = self._durable.submit(now, client.id, submit, _size(submit))
             if refusal is None:
@@ -179,13 +181,15 @@ class Clients:
         if keep is not None:
             self._durable.entered(now)
         state.jobs[job.id] = job
+        client = state.clients.get(client_id)
+        job.payer = client_id if client is None else client.key
         if not job.detached:
-            client = state.clients.get(client_id)
             if client is not None:
                 client.jobs.add(job.id)
             elif keep is not None:
                 job.detached = keep.released = True
         state.tasks += job.tasks
+        state.rows += len(job.state)
         state.bytes += job.bytes
         state.count("jobs")
         state.count("tasks", job.tasks)
@@ -214,6 +218,18 @@ class Clients:
             return None
         return m.Rejected(submit.job, submit.epoch, "draining", f"{self._state.id} is shutting down", 0.1)
 
+    def _too_soon(self, now: float, client: Client, submit: m.Submit) -> m.Rejected | None:
+        """Hold the rate of a key's submissions to its limit; what is refused for other reasons counts, too."""
+        submits, name = self._submits, self._state.id
+        if not submits.wait_s(now, client.key):
+            submits.take(now, client.key)
+            return None
+        detail = (
+            f"{name} takes {submits.rate_per_s:g} jobs a second of one client's key (scheduler.limits.submits_per_s)"
+        )
+        self._state.count("submits_too_soon")
+        return m.Rejected(submit.job, submit.epoch, "busy", detail, submits.promise_s(now, client.key))
+
     def _refusal(self, client: Client, submit: m.Submit, known: Job | None) -> m.Rejected | None:
         """Return why this job cannot be taken, or None."""
         state = self._state
@@ -232,6 +248,10 @@ class Clients:
         if spec.durable and not state.durable:
             detail = f"{state.id} has no Redis (store.url) to keep a durable job in"
             return m.Rejected(submit.job, submit.epoch, "store_unavailable", detail)
+        tasks_max = state.settings.limits.tasks_per_job
+        if 0 < tasks_max < submit.count:
+            detail = f"{submit.count:,} tasks in one job: the limit of {state.id} is {tasks_max:,}; split the job"
+            return m.Rejected(submit.job, submit.epoch, "too_large", detail)
         size, durable = _size(submit), self._is_durable(submit)
         limit = limits.DURABLE_BYTES_MAX if durable else limits.JOB_BYTES_MAX
         if size > limit:
@@ -242,15 +262,16 @@ class Clients:
 
     def _no_room(self, submit: m.Submit, size: int) -> m.Rejected | None:
         state, bounds = self._state, self._state.settings.limits
+        rows = max(submit.indices) + 1 if submit.indices else submit.count
         if (
             len(state.jobs) < bounds.jobs
-            and state.tasks + submit.count <= bounds.tasks
+            and state.rows + rows <= bounds.tasks
             and state.bytes + size <= bounds.payload_bytes
         ):
             return None
         for what, have, more, limit in (
             ("unfinished jobs", len(state.jobs), 1, bounds.jobs),
-            ("unfinished tasks", state.tasks, submit.count, bounds.tasks),
+            ("unfinished tasks", state.rows, rows, bounds.tasks),
             ("payload bytes", state.bytes, size, bounds.payload_bytes),
         ):
             if more > limit:
@@ -378,6 +399,11 @@ class Clients:
         state.bytes -= client.outbox.bytes
         state.clients.pop(client.id, None)
         self._outcomes.leave_if_drained()
+
+
+def whose(hello: m.Hello) -> str:
+    """Return by whose limits a client goes: the fingerprint of its key or, where there are no keys, its id."""
+    return hello.key or hello.id
 
 
 def _size(submit: m.Submit) -> int:

@@ -23,6 +23,7 @@ from sparrowmq.core.peers import Advisor, Worker
 from sparrowmq.core.scheduler import Scheduler
 from sparrowmq.core.session import Session
 from sparrowmq.core.slots import Slot
+from sparrowmq.core.workplace import AHEAD_JOBS
 from sparrowmq.placement import POLICIES
 from sparrowmq.protocol import messages as m
 
@@ -102,14 +103,15 @@ def check_scheduler(scheduler: Scheduler) -> None:
         suspects = [worker.id for worker in state.workers.values() if worker.suspect or worker.condemned]
         assert not suspects, f"{name} suspects {suspects}, and no assistant is there to take it back"
     _same("tasks of unfinished jobs", state.tasks, sum(job.tasks for job in state.jobs.values()))
+    _same("rows of unfinished jobs", state.rows, sum(len(job.state) for job in state.jobs.values()))
     payload_bytes = sum(job.bytes + (job.keep.bytes if job.keep is not None else 0) for job in state.jobs.values())
     _same("bytes", state.bytes, payload_bytes + sum(client.outbox.bytes for client in state.clients.values()))
     _at_most(f"jobs of {name}", len(state.jobs), limits.jobs)
-    _at_most(f"tasks of {name}", state.tasks, limits.tasks)
+    _at_most(f"rows of {name}", state.rows, limits.tasks)
     _at_most(f"workers of {name}", len(state.workers), limits.workers)
     _at_most(f"clients of {name}", len(state.clients), limits.clients)
     _check_remembered(scheduler)
-    _at_most(f"subscriptions of {name}", len(scheduler._subscriptions), limits.clients)
+    _at_most(f"subscriptions of {name}", len(scheduler._statuses.subscriptions), limits.clients)
     recalls = scheduler._clients._recalls
     _at_most(f"recalls of {name}", len(recalls), RECALLS_MAX)
     for recall in recalls.values():
@@ -217,6 +219,9 @@ def _check_not_stuck(scheduler: Scheduler, job: Job) -> None:
     starved = (not job.detached and state.clients[job.client].starved) or (job.keep is not None and job.keep.starved)
     if not job.unplaced or not usable or starved or (due is not None and due <= now):
         return
+    if placer.waits(job):
+        assert any(what == ("overdue", job.payer) for _, _, what in state.timers._heap), f"{job.id} waits for ever"
+        return
     if POLICIES[job.spec.policy].late:
         assert job.reserved_total >= job.unplaced, (
             f"job {job.id}: {job.unplaced} unplaced tasks, {job.reserved_total} reservations {job.reserved}"
@@ -290,7 +295,8 @@ def check_node_monitor(monitor: NodeMonitor) -> None:
     _same(f"{name}: connections", len(peers), sum(bool(link.peer) for link in monitor.links.values()))
     assert set(queue.parked) <= set(monitor.links), f"{name}: {set(queue.parked)} are parked and unknown"
     _at_most(f"{name}: queued tasks", queue.tasks, limits.queued_tasks)
-    _at_most(f"{name}: queue", len(queue), limits.queue_entries + len(place.slots) + 1)
+    asked_at_most = (AHEAD_JOBS + 1) * len(place.slots)  # what a lost connection leaves unanswered goes back
+    _at_most(f"{name}: queue", len(queue), limits.queue_entries + asked_at_most + 1)
     _at_most(f"{name}: schedulers", len(monitor.links), limits.schedulers)
     _at_most(f"{name}: functions", len(place._functions), limits.functions)
     _same(f"{name}: bytes of functions", place._function_bytes, sum(map(len, place._functions.values())))

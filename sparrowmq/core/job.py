@@ -70,6 +70,7 @@ class Job:
     reserved_total = 0
     ever_eligible = False
     rest_due = 0.0  # the deadline that is set for resting tasks; 0: none
+    payer = ""  # the key by whose limits it is placed
     how = ""  # "done" or "cancelled" once it is over; then with
     ended_at = 0.0
     detail = ""
@@ -129,6 +130,7 @@ class Job:
         self.deaths: dict[int, int] = {}
         self.stories: dict[int, list[str]] = {}  # how each of its workers was lost
         self.doomed: dict[int, float] = {}  # launched and to be killed, with this grace: never launched again
+        self.astray: dict[tuple[int, int], str] = {}  # (task, attempt) whose worker was given up: it may end there yet
         self.failures: dict[int, int] = {}  # attempts that failed and may be tried again
         self.rests: list[tuple[float, int]] = []  # heap: until when a task rests
         # Given a second attempt: those that are live, at last the one that won.
@@ -268,12 +270,12 @@ class Job:
         return True
 
     def results(self, message: m.Result, worker: str, now: float) -> Settled:
-        """Apply a worker's results: the first result of an issued attempt wins, all others are ignored."""
+        """Apply a worker's results: the first of an attempt that this worker was given wins, others are ignored."""
         settled = Settled()
-        state, attempts, size = self.state, self.attempts, len(self.state)
+        state, size = self.state, len(self.state)
         rows = zip(message.indices, message.attempts, message.statuses, message.service_us, strict=True)
         for position, (index, attempt, status, service_us) in enumerate(rows):
-            if index >= size or not UNPLACED <= state[index] <= RESTING or not 0 < attempt <= attempts[index]:
+            if index >= size or not UNPLACED <= state[index] <= RESTING or not self._given(index, attempt, worker):
                 settled.ignored += 1
                 continue
             if status == m.CANCELLED and index not in self.doomed and self.attempt_at(index, worker) != attempt:
@@ -290,6 +292,11 @@ class Job:
                 settled.over.append(position)
                 settled.statuses.append(final)
         return settled
+
+    def _given(self, index: int, attempt: int, worker: str) -> bool:
+        """Whether an attempt is this worker's: it is live there, or was when the worker was thought to be gone."""
+        there = self.attempt_at(index, worker) == attempt or self.astray.get((index, attempt)) == worker
+        return attempt > 0 and there
 
     def _weigh(self, settled: Settled, index: int, attempt: int, status: int, now: float) -> int | None:
         """Return how the task ends by this result, None if it goes on: in another attempt, now or later."""
@@ -459,8 +466,8 @@ class Job:
         self._payloads, self._fresh, self._again, self.function = [], (), None, b""
         self.workers.clear()
         self.function_at.clear()
-        if self.stories or self.doomed or self.failures or self.rests or self.deaths:
-            for kept in (self.stories, self.doomed, self.failures, self.deaths):
+        if self.stories or self.doomed or self.failures or self.rests or self.deaths or self.astray:
+            for kept in (self.stories, self.doomed, self.failures, self.deaths, self.astray):
                 kept.clear()
             self.rests.clear()
 

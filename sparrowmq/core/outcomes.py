@@ -225,6 +225,7 @@ class Outcomes:
         if not job.detached:
             state.clients[job.client].jobs.discard(job.id)
         state.tasks -= job.tasks
+        state.rows -= len(job.state)
         state.bytes -= job.bytes
         if job.keep is not None:
             self.release(job.keep, job.keep.bytes)

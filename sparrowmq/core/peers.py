@@ -5,6 +5,7 @@ Owns: what a scheduler remembers of each worker and client. Must not know: what 
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 
 from sparrowmq.core.effects import Peer
@@ -33,6 +34,7 @@ class Worker:
     rtt_s: float = 0.0
     pinged_at: float = 0.0
     connection: int = 0  # the latest that has said hello
+    unclaimed: list[tuple[str, int]] = field(default_factory=list)  # (job, epoch) that it has and nobody here knows
 
     @property
     def state(self) -> str:
@@ -59,6 +61,10 @@ class Client:
     asked: int = (
         0  # whether it is still there, with this number, before anything of it is launched; 0: nothing is asked
     )
+    key: str = ""  # whose limits it goes by: the fingerprint of its key, or its id where there are no keys
+    spent: int = 0  # of its share of this turn
+    waiting: deque[m.AnyMessage] = field(default_factory=deque)  # what came when its share was used up
+    waiting_bytes: int = 0
 
 
 @dataclass(slots=True)

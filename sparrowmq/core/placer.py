@@ -20,6 +20,7 @@ from sparrowmq.core.effects import Peer
 from sparrowmq.core.hints import Hints
 from sparrowmq.core.job import Job
 from sparrowmq.core.peers import Worker
+from sparrowmq.core.quotas import Quota
 from sparrowmq.core.sampling import Sampling
 from sparrowmq.limits import INT_MAX
 from sparrowmq.placement import POLICIES, assisted, late_binding, uniform
@@ -27,12 +28,14 @@ from sparrowmq.placement.load import expected_wait
 from sparrowmq.placement.probe_ratio import probes
 from sparrowmq.protocol import messages as m
 
+LATER_S_MIN: Final = 0.001
 SAMPLING_TIMEOUT_S: Final = 0.25  # a probed worker that has not answered by then is not waited for
 IDLE_LOOKS: Final = 8  # so many random workers are looked at for one that seems idle
 BUSY_PAUSE_S: Final = 0.1  # a worker that seemed idle and was not is believed busy for so long
 FULL_PAUSE_S: Final = 1.0  # a worker whose queue was full is not probed for so long
 
 Emit = Callable[[Peer, m.AnyMessage], None]
+Later = Callable[[float, tuple[str, str]], None]  # when, and the deadline's name and whose it is
 
 
 def suits(job: Job, worker: Worker) -> bool:
@@ -44,14 +47,17 @@ class Placer:
     """Places unplaced tasks. ``workers`` is the scheduler's own table, read only here."""
 
     def __init__(
-        self, workers: dict[str, Worker], rng: random.Random, emit: Emit, *, eager: bool = True,
-        cancellation: bool = True,
+        self, workers: dict[str, Worker], rng: random.Random, emit: Emit, later: Later, *, eager: bool = True,
+        cancellation: bool = True, probes_per_s: float = 0.0,
     ) -> None:  # fmt: skip
         self._eager = eager
         self._cancellation = cancellation
         self._workers = workers
         self._rng = rng
         self._emit = emit
+        self._later = later
+        self._rate = Quota(probes_per_s)  # of what is sent unasked for the jobs of one key
+        self._overdue: dict[str, dict[str, None]] = {}  # jobs to be placed once their key may have more sent, by key
         self._eligible: dict[str, list[str]] = {}
         self._sampling: dict[str, Sampling] = {}
         self._hints = Hints(workers)
@@ -93,6 +99,8 @@ class Placer:
         if not workers:
             return None
         job.ever_eligible = True
+        if self._too_soon(now, job):
+            return None
         policy = POLICIES[job.spec.policy]
         if policy.late:
             missing = job.unplaced - job.reserved_total
@@ -105,7 +113,7 @@ class Placer:
                     missing -= self._push_to_idle(now, job, self._look_for_idle(workers))
             if missing > 0:
                 job.round += 1
-                self._reserve(job, self._late(now, job, workers, missing), first=job.urgent)
+                self._reserve(now, job, self._late_binding(now, job, workers, missing), first=job.urgent)
                 job.urgent = False
         elif not policy.samples:
             self._push(now, job, uniform.place(self._rng, workers, job.unplaced))
@@ -114,11 +122,31 @@ class Placer:
             sampling = Sampling(self._rng, policy, workers, job.unplaced, job.spec.probe_ratio, job.round)
             self._sampling[job.id] = sampling
             job.probes += len(sampling.asked)
+            self._rate.take(now, job.payer, len(sampling.asked))
             job.workers.update(sampling.asked)
             for worker_id in sampling.asked:
                 self._emit(self._workers[worker_id].peer, m.Probe(job.id, job.epoch, job.round, 0))
             return now + SAMPLING_TIMEOUT_S
         return None
+
+    def _too_soon(self, now: float, job: Job) -> bool:
+        """Whether this job's key has had as much sent as it may for now; then `overdue` is wanted later."""
+        wait_s = self._rate.wait_s(now, job.payer)
+        if not wait_s:
+            return False
+        if job.payer not in self._overdue:
+            self._overdue[job.payer] = {}
+            self._later(now + max(LATER_S_MIN, wait_s), ("overdue", job.payer))
+        self._overdue[job.payer][job.id] = None
+        return True
+
+    def overdue(self, payer: str) -> list[str]:
+        """Return the jobs of this key that are to be placed now: more may be sent for them."""
+        return list(self._overdue.pop(payer, ()))
+
+    def waits(self, job: Job) -> bool:
+        """Whether this job is to be placed later, for its key's sake."""
+        return job.id in self._overdue.get(job.payer, ())
 
     def joined(self, now: float, job: Job, worker: Worker) -> float | None:
         """A worker came while ``job`` has unplaced tasks: leave it its share (DESIGN rule 6)."""
@@ -126,10 +154,10 @@ class Placer:
         if POLICIES[job.spec.policy].late and job.reserved_total and worker.id in workers:
             share = -(-probes(job.unplaced, job.spec.probe_ratio) // len(workers)) - job.reserved.get(worker.id, 0)
             if share > 0:
-                self._reserve(job, {worker.id: share})
+                self._reserve(now, job, {worker.id: share})
         return self.place(now, job)
 
-    def _late(self, now: float, job: Job, workers: list[str], tasks: int) -> dict[str, int]:
+    def _late_binding(self, now: float, job: Job, workers: list[str], tasks: int) -> dict[str, int]:
         """Return the reservations to leave for so many tasks, by worker."""
         ratio = job.spec.probe_ratio
         if not POLICIES[job.spec.policy].hinted:
@@ -137,7 +165,8 @@ class Placer:
         share, others = self._hints.pool(now, job.spec.python, workers)
         return assisted.choose(self._rng, share, others, probes(tasks, ratio), self._hints.wait)
 
-    def _reserve(self, job: Job, counts: dict[str, int], *, first: bool = False) -> None:
+    def _reserve(self, now: float, job: Job, counts: dict[str, int], *, first: bool = False) -> None:
+        self._rate.take(now, job.payer, sum(counts.values()))
         for worker_id, count in counts.items():
             worker = self._workers[worker_id]
             self.reserved(job, worker, count)
@@ -179,9 +208,9 @@ class Placer:
     def reserve_elsewhere(self, now: float, job: Job, worker_id: str, count: int) -> None:
         """Leave reservations for ``count`` second attempts of tasks that run on this worker: on others."""
         others = [other for other in self.eligible(now, job) if other != worker_id]
-        if others:
+        if others and not self._rate.wait_s(now, job.payer):  # else they are looked for again
             job.round += 1
-            self._reserve(job, late_binding.reserve(self._rng, others, count, job.spec.probe_ratio))
+            self._reserve(now, job, late_binding.reserve(self._rng, others, count, job.spec.probe_ratio))
 
     def _push(self, now: float, job: Job, counts: dict[str, int]) -> None:
         for worker_id, count in counts.items():
@@ -221,6 +250,8 @@ class Placer:
             return 0
         worker.launched += len(taken)
         job.workers.add(worker.id)
+        if not request:
+            self._rate.take(now, job.payer, len(taken))
         renew = 0
         if request and job.unplaced and worker.id not in job.reserved and self._everywhere(now, job):
             renew = min(len(taken), job.unplaced)
@@ -303,5 +334,7 @@ class Placer:
     def ended(self, job: Job) -> None:
         """The job is over: withdraw what it left."""
         self._sampling.pop(job.id, None)
+        if self._overdue:
+            self._overdue.get(job.payer, {}).pop(job.id, None)
         if job.reserved_total:
             self.withdraw(job)

@@ -5,7 +5,8 @@ clocks, what a payload holds, or that other schedulers exist (SOSP 2013, section
 
 The parts, each in a room of its own and downward: `clients` and `workers` deal with the two kinds of peers,
 `outcomes` ends tasks, `hedging` asks for second attempts, `placer` finds places, `job` is the task table, `history`
-and `transcripts` are what is remembered of tasks and what they printed, `state` is what they share.
+and `transcripts` are what is remembered of tasks and what they printed, `statuses` answers who asks, `turns` and
+`quotas` keep one client from taking what all need, `state` is what they share.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, Final, cast
 from sparrowmq import limits
 from sparrowmq.core import report
 from sparrowmq.core.claims import Claims
-from sparrowmq.core.clients import Clients
+from sparrowmq.core.clients import Clients, whose
 from sparrowmq.core.durable import Durable
 from sparrowmq.core.effects import AnyEffect, Close, Deposit, Exit, Peer
 from sparrowmq.core.hedging import Hedging
@@ -26,14 +27,16 @@ from sparrowmq.core.outcomes import Outcomes
 from sparrowmq.core.peers import Advisor, Client, Worker
 from sparrowmq.core.placer import Placer
 from sparrowmq.core.state import State
+from sparrowmq.core.statuses import Statuses
 from sparrowmq.core.transcripts import Transcripts
+from sparrowmq.core.turns import Turns
 from sparrowmq.core.workers import Workers
 from sparrowmq.protocol import messages as m
 from sparrowmq.protocol.beats import Beat
 from sparrowmq.protocol.codec import version_error
 from sparrowmq.settings import SchedulerSettings
 
-STATUS_INTERVAL_S: Final = 0.1  # subscriptions are looked at so often: no status comes at a higher rate
+TERM_AHEAD_S: Final = 86_400.0  # of this clock: a term beyond would keep every assistant out that comes later
 
 
 class Scheduler:
@@ -60,8 +63,9 @@ class Scheduler:
         self.incarnation = incarnation
         self.state = State(id, settings, rng, unix_offset_s, host, pid, package, durable)
         self._placer = Placer(
-            self.state.workers, rng, self.state.send, eager=settings.eager, cancellation=settings.cancellation
-        )
+            self.state.workers, rng, self.state.send, self.state.timers.add, eager=settings.eager,
+            cancellation=settings.cancellation, probes_per_s=settings.limits.probes_per_s,
+        )  # fmt: skip
         self._transcripts = Transcripts(self.state)
         self._outcomes = Outcomes(self.state, self._placer, self._transcripts)
         self._hedging = Hedging(self.state, self._placer, self._outcomes)
@@ -69,8 +73,9 @@ class Scheduler:
         self._durable = Durable(self.state, self._outcomes)
         self._clients = Clients(self.state, self._placer, self._outcomes, self._hedging, self._claims, self._durable)
         self._workers = Workers(self.state, self._placer, self._outcomes, self._clients, self._claims)
-        self._subscriptions: dict[tuple[Peer, int], tuple[m.Subscribe, float]] = {}  # and when its next status is due
-        self._reporting = False
+        self._turns = Turns(self.state, self._from_one_that_waited)
+        self._statuses = Statuses(self.state, self._turns)
+        self._sent_away: set[Peer] = set()  # in this turn
         self._thaw_s = settings.thaw_s
         self._pinging = False
         self._thawed = False  # since the last tick
@@ -81,7 +86,7 @@ class Scheduler:
             m.Result: self._workers.result,
             m.Load: self._workers.load,
             m.Returned: self._workers.returned,
-            m.Output: lambda now, worker, message: self._transcripts.output(now, message),
+            m.Output: lambda now, worker, message: self._transcripts.output(now, worker.id, message),
             m.Stale: self._workers.stale,
             m.Claimed: self._claims.answered,
             m.Goodbye: self._workers.goodbye,
@@ -96,8 +101,8 @@ class Scheduler:
             m.Drain: self._clients.drain,
             m.Follow: lambda now, client, message: self._transcripts.follow(now, client.peer, message),
             m.Goodbye: self._on_client_leaves,
-            m.Query: self._on_query,
-            m.Subscribe: self._on_subscribe,
+            m.Query: self._statuses.asked,
+            m.Subscribe: self._statuses.subscribed,
             m.Ping: self._on_ping,
             m.Pong: self._clients.answered,
         }
@@ -117,10 +122,11 @@ class Scheduler:
             "rested": self._workers.due_rested,
             "unclaimed": self._workers.due_unclaimed,
             "hedge": self._hedging.due,
+            "overdue": self._due_overdue,
             "unschedulable": self._due_unschedulable,
             "full": self._due_full,
             "pings": self._due_pings,
-            "status": self._due_status,
+            "status": self._statuses.due,
             "drained": lambda now: self._outcomes.leave("the drain's deadline has passed"),
         }
 
@@ -146,16 +152,25 @@ class Scheduler:
             handler = self._from_worker.get(kind)
         elif type(sender) is Client:
             handler = self._from_client.get(kind)
+            if handler is not None and not self._turns.admits(now, sender, message):
+                overrun = self._turns.overrun(sender)
+                if overrun:
+                    self.refuse(now, peer, "busy", overrun)
+                return
         elif type(sender) is Advisor:
             handler = self._from_advisor.get(kind)
         else:
-            self._refuse(peer, "no_hello", f"{kind.__name__.lower()} before the hello, or after the goodbye")
+            if peer not in self._sent_away:  # what else it has said in the same breath is not answered
+                self._refuse(peer, "no_hello", f"{kind.__name__.lower()} before the hello, or after the goodbye")
             return
         if handler is not None:
             handler(now, cast(Any, sender), message)
             return
         self._refuse(peer, "forbidden", f"a {type(sender).__name__.lower()} does not send {kind.__name__.lower()}")
         self.lost(now, peer)
+
+    def _from_one_that_waited(self, now: float, client: Client, message: m.AnyMessage) -> None:
+        self._from_client[type(message)](now, client, message)
 
     def lost(self, now: float, peer: Peer) -> None:
         """The connection is gone; its sender gets a grace to come back (DESIGN rule 8)."""
@@ -168,6 +183,7 @@ class Scheduler:
             self._workers.unadvised()
         elif isinstance(sender, Client):
             self._transcripts.unfollow(peer)
+            self._turns.forget(sender)
             sender.peer = None
             sender.gone_at = now
             state.timers.add(now + state.settings.client_lease_s, ("lease", sender.id, now))
@@ -210,13 +226,17 @@ class Scheduler:
         self._thawed = False
         for name, *arguments in self.state.timers.due(now):
             self._due[name](now, *arguments)
+        self._turns.tick(now)
 
     def next_deadline(self) -> float | None:
         """Return when `tick` is wanted next (monotonic seconds), or None."""
-        return self.state.timers.next()
+        deadline, turn = self.state.timers.next(), self._turns.next()
+        return deadline if turn is None else turn if deadline is None else min(deadline, turn)
 
     def take_effects(self) -> list[AnyEffect]:
-        """Return what is to be done since the last call, in order."""
+        """Return what is to be done since the last call, in order. This ends a turn."""
+        self._turns.over()
+        self._sent_away.clear()
         effects = self.state.effects[:]
         self.state.effects.clear()
         if effects and type(effects[-1]) is Exit and self.state.settings.beat_interval_s:
@@ -235,7 +255,7 @@ class Scheduler:
     # -- hellos, goodbyes and refusals
 
     def _on_hello(self, now: float, peer: Peer, hello: m.Hello) -> None:
-        refusal = self._hello_refusal(peer, hello)
+        refusal = self._hello_refusal(now, peer, hello)
         if refusal is not None:
             self._refuse(peer, *refusal)
             self.lost(now, peer)
@@ -259,7 +279,7 @@ class Scheduler:
             self._pinging = True
             self.state.timers.add(now + self.state.settings.ping_interval_s, ("pings",))
 
-    def _hello_refusal(self, peer: Peer, hello: m.Hello) -> tuple[str, str] | None:
+    def _hello_refusal(self, now: float, peer: Peer, hello: m.Hello) -> tuple[str, str] | None:
         state, bounds = self.state, self.state.settings.limits
         known: Worker | Client | None
         if hello.protocol != m.PROTOCOL:
@@ -272,6 +292,8 @@ class Scheduler:
                     "superseded",
                     f"an assistant with term {state.term} has been here, and this is {hello.incarnation}",
                 )
+            if state.unix_offset_s and hello.incarnation > (state.unix_offset_s + now + TERM_AHEAD_S) * 1e3:
+                return "malformed", f"a term of {hello.incarnation}: these are milliseconds of Unix time"
             return None
         if hello.role == m.WORKER:
             known, have, limit = state.workers.get(hello.id), len(state.workers), bounds.workers
@@ -281,6 +303,10 @@ class Scheduler:
             return "malformed", f"unknown role {hello.role!r}: expected worker, client or assistant"
         if known is None and have >= limit:
             return "busy", f"{have:,} {hello.role}s are connected: the limit of {self.id}"
+        if isinstance(known, Client) and known.key != whose(
+            hello
+        ):  # its jobs, and their outcomes, are for its key only
+            return "identity_conflict", f"{hello.id} is known by another key"
         if known is not None and hello.incarnation < known.incarnation:
             return "identity_conflict", f"{hello.id} has been seen with a later incarnation"
         if known is not None and hello.incarnation == known.incarnation and 0 < hello.connection < known.connection:
@@ -309,9 +335,11 @@ class Scheduler:
 
     def _on_client_leaves(self, now: float, client: Client, message: m.Goodbye) -> None:
         self._transcripts.unfollow(client.peer)
+        self._turns.forget(client)
         self._clients.forget(now, client, "its client has left")
 
     def _refuse(self, peer: Peer, code: str, detail: str) -> None:
+        self._sent_away.add(peer)
         self.state.count(f"refused_{code}")
         self.state.send(peer, m.Refused(code, detail[: limits.DETAIL_CHARS_MAX]))
         self.state.effects.append(Close(peer))
@@ -391,6 +419,14 @@ class Scheduler:
         if job is not None and job.epoch == epoch and self._placer.sampling_over(now, job, round):
             self._outcomes.place(now, job)
 
+    def _due_overdue(self, now: float, payer: str) -> None:
+        """The jobs of this key waited, since it had had enough sent for them."""
+        self.state.count("placed_later")
+        for job_id in self._placer.overdue(payer):
+            job = self.state.jobs.get(job_id)
+            if job is not None:
+                self._outcomes.place(now, job)
+
     def _due_full(self, now: float) -> None:
         self._placer.members_changed()
         for job in list(self.state.jobs.values()):
@@ -406,32 +442,3 @@ class Scheduler:
             f"(workers of any kind: {len(self.state.workers)}); start one with `sparrowmq worker start`"
         )
         self._outcomes.end(now, job, job.unfinished(), m.FAILED, report.failure("Unavailable", text))
-
-    # -- status
-
-    def _on_query(self, now: float, client: Client, message: m.Query) -> None:
-        self.state.send(client.peer, report.status(self.state, now, message))
-
-    def _on_subscribe(self, now: float, client: Client, message: m.Subscribe) -> None:
-        key = (client.peer, message.request)
-        known = self._subscriptions.pop(key, None)
-        if message.interval_s and len(self._subscriptions) < self.state.settings.limits.clients:
-            self._subscriptions[key] = (message, now if known is None else known[1])
-            self._report(now)
-
-    def _due_status(self, now: float) -> None:
-        self._reporting = False
-        self._report(now)
-
-    def _report(self, now: float) -> None:
-        """Send every status that is due; forget those whose client has left."""
-        for key, (subscription, due) in list(self._subscriptions.items()):
-            peer, _ = key
-            if peer not in self.state.peers:
-                del self._subscriptions[key]
-            elif due <= now:
-                self.state.send(peer, report.status(self.state, now, subscription))
-                self._subscriptions[key] = (subscription, now + subscription.interval_s)
-        if self._subscriptions and not self._reporting:
-            self._reporting = True
-            self.state.timers.add(now + STATUS_INTERVAL_S, ("status",))

@@ -294,7 +294,7 @@ class Session:
     # -- jobs
 
     def _on_accepted(self, now: float, link: _Link, message: m.Accepted) -> None:
-        self._work.accepted(link.peer, message)
+        self._work.accepted(now, link.peer, message)
 
     def _on_rejected(self, now: float, link: _Link, message: m.Rejected) -> None:
         self._work.rejected(now, link.peer, message)

@@ -50,6 +50,7 @@ class State:
         self.history = History(settings.limits, unix_offset_s)
         self.counters: dict[str, int] = {}
         self.tasks = 0  # of unfinished jobs
+        self.rows = 0  # of their task tables: a job that is submitted again for its last task has a row for each before
         self.bytes = 0  # payloads of unfinished jobs and of outcomes that no client has acknowledged
         self.draining = False
         self.timers: Timers[tuple[Any, ...]] = Timers()

@@ -16,7 +16,7 @@ from typing import Final
 
 from sparrowmq import limits
 from sparrowmq.core.effects import Peer
-from sparrowmq.core.job import ABSENT, Job
+from sparrowmq.core.job import Job
 from sparrowmq.core.state import State
 from sparrowmq.protocol import messages as m
 
@@ -88,13 +88,11 @@ class Transcripts:
 
     # -- what comes
 
-    def output(self, now: float, message: m.Output) -> None:
-        """A task wrote something: keep it, and send it to those who follow its job."""
+    def output(self, now: float, worker: str, message: m.Output) -> None:
+        """A task wrote something at this worker: keep it, and send it to those who follow its job."""
         job = self._state.jobs.get(message.job)
-        if job is None or job.epoch != message.epoch or message.index >= len(job.state):
-            self._state.count("stale_output")
-            return
-        if job.state[message.index] == ABSENT:
+        number = job.attempt_at(message.index, worker) if job is not None and job.epoch == message.epoch else 0
+        if job is None or not number or number != message.attempt:
             self._state.count("stale_output")
             return
         self._keep(job, message)

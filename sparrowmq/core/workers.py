@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from sparrowmq.core import report
 from sparrowmq.core.claims import Claims
+from sparrowmq.core.client_jobs import EPOCH_MAX
 from sparrowmq.core.clients import Clients
 from sparrowmq.core.effects import Peer
 from sparrowmq.core.job import UNPLACED, Job
@@ -46,7 +49,8 @@ class Workers:
             worker = None
         if worker is None:
             worker = state.workers[hello.id] = Worker(hello.id, hello.incarnation, hello, peer, now)
-        worker.hello, worker.peer, worker.lost_at, worker.heard_at = hello, peer, None, now
+        worker.hello = msgspec.structs.replace(hello, reserved=[], held=[])  # who it is; what it holds is settled below
+        worker.peer, worker.lost_at, worker.heard_at = peer, None, now
         worker.draining = worker.suspect = worker.condemned = False
         worker.connection = hello.connection
         state.peers[peer] = worker
@@ -67,11 +71,13 @@ class Workers:
         """Hold what this scheduler believes of the worker against its inventory (DESIGN rule 1)."""
         state = self._state
         held: dict[str, set[tuple[int, int]]] = {}
+        worker.unclaimed = []
         for entry in hello.held:
             job = state.job(entry.job)
             if job is None:  # perhaps of this scheduler's former life, and its client is about to claim it
-                at = now + state.settings.client_lease_s
-                state.timers.add(at, ("unclaimed", worker.id, entry.job, entry.epoch))
+                if not worker.unclaimed:
+                    state.timers.add(now + state.settings.client_lease_s, ("unclaimed", worker.id, hello.connection))
+                worker.unclaimed.append((entry.job, entry.epoch))
             elif job.how or job.epoch != entry.epoch:
                 if job.claims is None:
                     state.send(worker.peer, m.Kill(entry.job, entry.epoch))
@@ -102,11 +108,15 @@ class Workers:
                 job.probes -= count
                 job.workers.add(worker.id)
 
-    def due_unclaimed(self, now: float, worker_id: str, job_id: str, epoch: int) -> None:
-        """A worker had something of a job that was not known here: if nobody has claimed it since, it is in vain."""
+    def due_unclaimed(self, now: float, worker_id: str, connection: int) -> None:
+        """A worker had something of jobs that were not known here: what nobody has claimed since is in vain."""
         worker = self._state.workers.get(worker_id)
-        if worker is not None and self._state.job(job_id) is None:
-            self._state.send(worker.peer, m.Kill(job_id, epoch))
+        if worker is None or worker.connection != connection:
+            return  # its next hello has said what it has
+        for job_id, epoch in worker.unclaimed:
+            if self._state.job(job_id) is None:
+                self._state.send(worker.peer, m.Kill(job_id, epoch))
+        worker.unclaimed = []
 
     def lost(self, now: float, worker: Worker) -> None:
         """The connection is gone. Reservations and tasks stay for the grace; answers are not waited for."""
@@ -144,6 +154,7 @@ class Workers:
             job.function_at.discard(worker.id)
             back: list[int] = []
             for index in job.launched_on(worker.id):
+                job.astray[index, job.attempt_at(index, worker.id)] = worker.id
                 counts = (guilty or job.spec.at_most_once) and index not in job.doomed
                 deaths = self._one_death_more(now, job, index, worker, why) if counts else 0
                 if deaths < job.spec.max_attempts or len(job.live(index)) > 1:
@@ -317,9 +328,12 @@ class Workers:
         self._placer.gone(now, job, worker.id)
 
     def stale(self, now: float, worker: Worker, message: m.Stale) -> None:
-        """A worker knows a later epoch: the client has moved the job elsewhere, or else submits it past that epoch."""
+        """A worker knows a later epoch: the client has moved the job elsewhere, or else submits it past that epoch.
+
+        Only those can know that were told of the job; all were, where it has come from elsewhere (`Claims`).
+        """
         job = self._state.jobs.get(message.job)
-        if job is not None and job.epoch < message.epoch:
+        if job is not None and job.epoch < message.epoch < EPOCH_MAX and (job.epoch or worker.id in job.workers):
             client = self._state.clients.get(job.client)
             if client is not None:  # else the job is detached
                 self._state.send(client.peer, message)

@@ -14,6 +14,7 @@ class SlotOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """See the fields of the same names in `WorkerSettings`."""
 
     preload: list[str] = []
+    allow: list[str] = []
     output_bytes: int = 256 * 1024
     recycle_mib: int = 0
     task_memory_mib: int = 0

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from sparrowmq import errors
-from sparrowmq.executor import commands, linux
+from sparrowmq.executor import allow, commands, linux
 from sparrowmq.executor.interrupts import Interrupts
 from sparrowmq.executor.streams import Streams
 from sparrowmq.payload import command, failure, plain, python
@@ -46,22 +46,29 @@ class Surroundings(NamedTuple):
 
     interrupts: Interrupts
     streams: Streams
+    allow: frozenset[str] = frozenset()  # empty: everything; see `allow`
 
 
 def make(kind: int, job: str, function: Buffer, surroundings: Surroundings) -> Runner:
-    """Return the runner of a job's tasks. Loads ``function``, which runs user code.
+    """Return the runner of a job's tasks. Loads ``function``, which runs user code, unless the allow-list refuses it.
 
-    A function that cannot be loaded gives a runner that fails each task with the reason. Raises KeyboardInterrupt where
-    that interrupts the loading.
+    A function that is refused or cannot be loaded gives a runner that fails each task with the reason. Raises
+    KeyboardInterrupt where that interrupts the loading.
     """
+    name = bytes(function).decode(errors="replace") if kind == m.CALL else ""
+    refusal = allow.refusal(surroundings.allow, kind, name)
+    if refusal:
+        return _failing(refusal)
     if kind == m.COMMAND:
         return functools.partial(_run_command, job, surroundings)
     if kind == m.SLEEP:
         return _run_sleep
-    what = f"function {bytes(function[:100]).decode(errors='replace')!r}" if kind == m.CALL else "job's function"
+    what = f"function {name[:100]!r}" if kind == m.CALL else "job's function"
     try:
         if kind == m.CALL:
-            return functools.partial(_run_call, _resolve(bytes(function).decode()))
+            resolved = _resolve(name)
+            refusal = allow.refusal_of_import(surroundings.allow, name, resolved)
+            return _failing(refusal) if refusal else functools.partial(_run_call, resolved)
         return _python_runner(python.load_function(function))
     except KeyboardInterrupt:
         raise  # the next task loads it
@@ -146,6 +153,10 @@ def _run_sleep(payload: Buffer, _index: int, _attempt: int) -> bytes:
         raise _task_error(text)
     time.sleep(duration_s)
     return _NIL
+
+
+def _failing(reason: str) -> Runner:
+    return functools.partial(_run_nothing, failure.make(errors.TaskError, reason))
 
 
 def _run_nothing(report: bytes, _payload: Buffer, _index: int, _attempt: int) -> bytes:

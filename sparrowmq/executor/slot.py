@@ -75,7 +75,7 @@ class _Slot:
         self._options = options
         self._interrupts = Interrupts(page, self._report)
         self._streams = Streams(self._interrupts, self._send_output, options.output_bytes)
-        self._surroundings = runners.Surroundings(self._interrupts, self._streams)
+        self._surroundings = runners.Surroundings(self._interrupts, self._streams, frozenset(options.allow))
         self._recycle_bytes = options.recycle_mib * _MIB
         self._reader = wire.Reader()
         self._functions: wire.Functions[_Kept] = wire.Functions()

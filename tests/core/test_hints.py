@@ -23,7 +23,9 @@ class World:
     def __init__(self, workers: int, *, slots: int = 2, eager: bool = False) -> None:
         self.workers: dict[str, Worker] = {}
         self.emitted: list[tuple[Any, m.AnyMessage]] = []
-        self.placer = Placer(self.workers, random.Random(5), lambda *sent: self.emitted.append(sent), eager=eager)
+        self.deadlines: list[tuple[float, tuple[str, str]]] = []
+        emit, later = lambda *sent: self.emitted.append(sent), lambda *due: self.deadlines.append(due)
+        self.placer = Placer(self.workers, random.Random(5), emit, later, eager=eager)
         for number in range(workers):
             id = f"w{number}"
             hello = m.Hello(m.PROTOCOL, "0", m.WORKER, id, 1, "3.11", slots=slots)

@@ -74,6 +74,8 @@ def test_the_first_result_of_an_issued_attempt_wins() -> None:
     record = job(1)
     taken(record, 1)
     record.put_back(0)
+    assert ended(record, result([0], [1])) == NOTHING  # given back
+    record.astray[0, 1] = "w1"  # or rather thought lost with its worker
     assert ended(record, result([0], [2])) == NOTHING  # never issued
     assert ended(record, result([0], [0])) == NOTHING
     assert ended(record, result([7], [1])) == NOTHING
@@ -89,6 +91,7 @@ def test_a_result_that_comes_while_the_next_attempt_runs_counts() -> None:
     record = job(1)
     taken(record, 1)
     record.put_back(0)
+    record.astray[0, 1] = "w1"
     taken(record, 1, "w2")
     assert ended(record, result([0], [1])) == Settled([0], bytearray(1), ["w2"])
     assert record.launched_on("w2") == []

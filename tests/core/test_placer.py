@@ -19,7 +19,9 @@ class World:
     def __init__(self, workers: int, *, slots: int = 1, seed: int = 5) -> None:
         self.workers: dict[str, Worker] = {}
         self.emitted: list[tuple[Any, m.AnyMessage]] = []
-        self.placer = Placer(self.workers, random.Random(seed), lambda *sent: self.emitted.append(sent), eager=False)
+        self.deadlines: list[tuple[float, tuple[str, str]]] = []
+        emit, later = lambda *sent: self.emitted.append(sent), lambda *due: self.deadlines.append(due)
+        self.placer = Placer(self.workers, random.Random(seed), emit, later, eager=False)
         for _ in range(workers):
             self.join(slots)
 

@@ -267,7 +267,10 @@ def test_a_lost_worker_has_a_grace_and_is_then_replaced() -> None:
     assert world.said() == [fx.Send(CLIENT, m.Died("a", 0, [0], [1])), fx.Send("w2", m.Probe("a", 0, 2, 2, True))]
     world.hear("w2", m.Request(1, "a", 0, 2, 1))
     assert world.to("w2") == [task(1, [0], [2], round=2), m.Cancel("a", 0, 2)]
-    world.hear("w2", result([0], attempt=1))  # of the first attempt, wherever it comes from: it was issued
+    world.hear("w2", result([0], attempt=1))  # another worker had that one
+    assert world.to(CLIENT) == []
+    world.hear("w1 again", hello(m.WORKER, "w1", held=[m.Held("a", 0, [0], [1])]))
+    world.hear("w1 again", result([0], attempt=1))  # of the first attempt, late: it was issued
     assert world.to(CLIENT) == [outcome(1, [0])]
 
 
@@ -281,13 +284,16 @@ def test_a_result_of_an_attempt_that_was_never_issued_does_not_count() -> None:
     assert world.machine.state.counters["stale"] == 4
 
 
-def test_a_result_counts_whichever_worker_brings_it() -> None:
+def test_a_result_counts_only_from_the_worker_that_was_given_its_attempt() -> None:
     world = World(workers=2)
     world.hear(CLIENT, submit(2))
     assert world.start("w1", 2) == [0, 1]
     world.hear("w2", result([0, 1]))
+    assert world.said() == [fx.Send("w2", m.ResultAck(1))]
+    assert world.machine.state.counters["stale"] == 2
+    world.hear("w1", result([0, 1]))
     assert world.to(CLIENT) == [outcome(1, [0, 1])]
-    assert [(worker.launched, worker.done) for worker in world.machine.state.workers.values()] == [(0, 0), (0, 2)]
+    assert [(worker.launched, worker.done) for worker in world.machine.state.workers.values()] == [(0, 2), (0, 0)]
 
 
 def test_a_killed_task_whose_worker_dies_is_cancelled_not_lost() -> None:
@@ -565,6 +571,7 @@ def test_status_once_and_by_subscription() -> None:
         world.hear(CLIENT, m.Subscribe(5, "jobs", 0.0), m.Subscribe(5, "jobs", 86_400.0))
     assert len(world.machine.state.timers) < 10
     world.hear(CLIENT, m.Subscribe(5, "jobs", 0.0))
+    world.wait(2.0)  # so many at once wait for their turns
     world.said()
     world.wait(2.0)
     assert not [s for s in world.to(CLIENT) if isinstance(s, m.Status)]
@@ -581,7 +588,7 @@ def test_a_subscription_ends_with_its_client(how: str) -> None:
     world.said()
     world.wait(3.0)
     assert world.said() == []
-    assert world.machine._subscriptions == {}
+    assert world.machine._statuses.subscriptions == {}
 
 
 def test_a_drain_takes_nothing_new_and_ends_when_all_is_acknowledged() -> None:

@@ -83,6 +83,7 @@ def test_output_over_all_jobs_is_bounded_oldest_first() -> None:
     assert [world.machine.state.job(job) is not None for job in "abc"] == [False, True, True]
     assert world.machine._transcripts.bytes == 4 * (HEAD + 10)  # the first job's is gone with it
     world.hear(CLIENT, submit(1, job="d"))
+    world.start("w1", 1, "d")
     world.hear("w1", printed(b"0123456789", job="d"), printed(b"0123456789", job="d"))
     assert kept(world, "b") == [m.Followed(5, "b", "done")]
     assert len(kept(world, "c")) == len(kept(world, "d")) == 3

@@ -1,0 +1,401 @@
+"""What one client's key may have done, and that no client, whatever it sends, takes the others' turns."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from sparrowmq import limits
+from sparrowmq.core import effects as fx, quotas, turns
+from sparrowmq.core.quotas import Quota
+from sparrowmq.core.session import Session
+from sparrowmq.protocol import messages as m
+from sparrowmq.settings import ClientSettings, SchedulerSettings
+from tests.support.scheduler import CLIENT, World, hello, result, submit
+from tests.support.sim import cluster, succeeded
+
+OTHER = "other client's connection"
+
+
+def limited(workers: int = 0, **bounds: Any) -> World:
+    """A scheduler with these limits and two clients, each with a key of its own."""
+    world = World(workers=workers, client=False, limits=limits.SchedulerLimits(**bounds))
+    world.hear(CLIENT, hello(m.CLIENT, "c1", key="k1"))
+    world.hear(OTHER, hello(m.CLIENT, "c2", key="k2"))
+    world.said()
+    return world
+
+
+def sends(world: World) -> list[tuple[Any, m.AnyMessage]]:
+    """All that it wants done, which is to send; without the questions whether workers are there."""
+    effects = world.said()
+    assert all(isinstance(effect, fx.Send) for effect in effects)
+    return [(e.peer, e.message) for e in effects if isinstance(e, fx.Send) and not isinstance(e.message, m.Ping)]
+
+
+# -- how fast jobs come in
+
+
+def too_soon(job: str, after_s: float, rate: str) -> m.Rejected:
+    detail = f"s1 takes {rate} jobs a second of one client's key (scheduler.limits.submits_per_s)"
+    return m.Rejected(job, 0, "busy", detail, pytest.approx(after_s))
+
+
+def test_submissions_beyond_the_rate_are_each_told_when_to_come_back() -> None:
+    world = limited(submits_per_s=2.0)
+    world.hear(CLIENT, *(submit(1, job=job) for job in "abcde"))
+    assert sends(world) == [
+        (CLIENT, m.Accepted("a", 0, 0)),
+        (CLIENT, m.Accepted("b", 0, 0)),
+        (CLIENT, too_soon("c", 0.5, "2")),
+        (CLIENT, too_soon("d", 1.0, "2")),
+        (CLIENT, too_soon("e", 1.5, "2")),
+    ]
+    assert set(world.machine.state.jobs) == {"a", "b"}
+    for job in "cde":  # those who come when they were told to are taken
+        world.wait(0.5)
+        world.hear(CLIENT, submit(1, job=job))
+        assert sends(world) == [(CLIENT, m.Accepted(job, 0, 0))]
+
+
+def test_one_key_is_not_held_to_what_another_has_used_up() -> None:
+    world = limited(submits_per_s=1.0)
+    world.hear(CLIENT, submit(1, job="a"), submit(1, job="b"))
+    world.hear(OTHER, submit(1, job="c"))
+    assert sends(world) == [
+        (CLIENT, m.Accepted("a", 0, 0)),
+        (CLIENT, too_soon("b", 1.0, "1")),
+        (OTHER, m.Accepted("c", 0, 0)),
+    ]
+
+
+def test_clients_with_one_key_share_its_rate_and_without_keys_each_has_its_own() -> None:
+    for key, taken in (("k1", 1), ("", 2)):
+        world = World(client=False, limits=limits.SchedulerLimits(submits_per_s=1.0))
+        for name in ("x", "y"):
+            world.hear(name, hello(m.CLIENT, name, key=key))
+            world.hear(name, submit(1, job=name))
+        assert len(world.machine.state.jobs) == taken
+
+
+def test_the_same_job_again_costs_nothing() -> None:
+    world = limited(submits_per_s=1.0)
+    world.hear(CLIENT, submit(1, job="a"), submit(1, job="a"), submit(1, job="a"))
+    assert sends(world) == [(CLIENT, m.Accepted("a", 0, 0))] * 3
+
+
+def test_a_later_epoch_costs_as_much_as_a_job() -> None:
+    world = limited(submits_per_s=1.0)
+    world.hear(CLIENT, submit(1, job="a"), submit(1, job="a", epoch=1))
+    accepted, rejected = (message for _, message in sends(world))
+    assert (type(accepted), type(rejected)) == (m.Accepted, m.Rejected)
+    assert world.job("a").epoch == 0
+
+
+def test_a_job_with_too_many_tasks_names_both_numbers() -> None:
+    world = limited(tasks_per_job=3)
+    world.hear(CLIENT, submit(3, job="a"), submit(4, job="b"))
+    detail = "4 tasks in one job: the limit of s1 is 3; split the job"
+    assert sends(world) == [(CLIENT, m.Accepted("a", 0, 0)), (CLIENT, m.Rejected("b", 0, "too_large", detail, 0.0))]
+
+
+def test_an_honest_client_above_the_rate_is_slowed_down_and_loses_nothing() -> None:
+    """40 jobs at once against 2 a second: that takes much longer than a client waits for a scheduler that is full."""
+    bounds = limits.SchedulerLimits(submits_per_s=2.0, probes_per_s=20.0)
+    world = cluster(
+        workers=2, scheduler=SchedulerSettings(limits=bounds), client=ClientSettings(unavailable_after_s=3.0)
+    )
+    began = world.now
+    jobs = [world.submit([0.01] * 5) for _ in range(40)]
+    world.finish()
+    assert all(succeeded(world, job) for job in jobs)
+    assert 18.0 < world.now - began < 30.0
+    assert world.sent["Rejected"] < 100, "each comes back when it was told to, and not much more often"
+
+
+def test_limits_hold_nothing_up_for_good_when_workers_die() -> None:
+    bounds = limits.SchedulerLimits(submits_per_s=20.0, probes_per_s=20.0)
+    world = cluster(workers=4, scheduler=SchedulerSettings(limits=bounds))
+    world.add_client()
+    world.run(0.1)
+    for client in ("client-1", "client-2"):
+        for _ in range(30):
+            world.submit([0.02] * 4, client=client)
+    world.run(1.0)
+    world.crash("worker-1")
+    world.run(1.0)
+    world.crash("worker-2")
+    world.restart("worker-1")
+    world.finish()
+
+
+# -- how fast tasks are placed
+
+
+def test_probes_beyond_the_rate_are_sent_later_and_only_those_of_that_key() -> None:
+    world = limited(workers=4, probes_per_s=4.0)
+    world.hear(CLIENT, submit(2, job="a"), submit(1, job="b"))
+    first = sends(world)
+    assert [(peer, type(message)) for peer, message in first if peer == CLIENT] == [(CLIENT, m.Accepted)] * 2
+    probes = [message for _, message in first if isinstance(message, m.Probe)]
+    assert (sum(probe.count for probe in probes), {probe.job for probe in probes}) == (4, {"a"})
+    world.hear(OTHER, submit(1, job="c"))
+    assert {message.job for _, message in sends(world) if isinstance(message, m.Probe)} == {"c"}
+    world.wait(0.2)
+    assert sends(world) == []
+    world.wait(0.1)
+    assert {message.job for _, message in sends(world) if isinstance(message, m.Probe)} == {"b"}
+
+
+def test_a_job_larger_than_the_rate_is_placed_and_the_next_waits_for_it() -> None:
+    world = limited(workers=2, probes_per_s=2.0)
+    world.hear(CLIENT, submit(10, job="a"), submit(1, job="b"))
+    assert {message.job for _, message in sends(world) if isinstance(message, m.Probe)} == {"a"}
+    world.wait(9.4)  # 20 probes, of which 2 were free
+    assert sends(world) == []
+    world.wait(0.2)
+    assert {message.job for _, message in sends(world) if isinstance(message, m.Probe)} == {"b"}
+
+
+@pytest.mark.parametrize("policy", ["random", "per-task", "batch", "late-binding", "assisted"])
+@pytest.mark.parametrize("eager", [True, False])
+def test_every_policy_pays(policy: str, eager: bool) -> None:
+    world = World(workers=3, eager=eager, limits=limits.SchedulerLimits(probes_per_s=1.0))
+    spec = m.JobSpec(kind=m.SLEEP, policy=policy)
+    world.hear(CLIENT, submit(1, job="a", spec=spec), submit(1, job="b", spec=spec))
+    assert {effect.message.job for effect in world.said() if isinstance(effect, fx.Send)
+            and isinstance(effect.message, m.Probe | m.Task)} == {"a"}  # fmt: skip
+    world.wait(3.0)
+    assert "b" in {effect.message.job for effect in world.said() if isinstance(effect, fx.Send)
+                   and isinstance(effect.message, m.Probe | m.Task)}  # fmt: skip
+
+
+def test_what_workers_ask_for_is_not_limited() -> None:
+    world = limited(workers=1, probes_per_s=1.0)
+    world.hear(CLIENT, submit(3, job="a"))
+    world.said()
+    assert world.start("w1", 3) == [0, 1, 2]
+
+
+def test_a_job_that_ends_while_it_waits_to_be_placed_is_forgotten() -> None:
+    world = limited(workers=1, probes_per_s=1.0)
+    world.hear(CLIENT, submit(1, job="a"), submit(1, job="b"))
+    world.hear(CLIENT, m.Kill("b", 0))
+    world.said()
+    world.wait(5.0)
+    assert sends(world) == []
+    assert world.job("b").how == "cancelled"
+
+
+# -- token buckets
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 3.0), st.integers(1, 5)), max_size=50), st.floats(0.1, 100.0))
+def test_no_key_gets_more_than_its_rate_and_one_burst(asks: list[tuple[float, int]], rate: float) -> None:
+    quota, now, got = Quota(rate), 0.0, 0
+    for pause_s, count in asks:
+        now += pause_s
+        for _ in range(count):
+            if not quota.wait_s(now, "k"):
+                quota.take(now, "k")
+                got += 1
+    assert got <= max(1.0, rate) + rate * now + 1e-3
+
+
+@given(st.floats(0.01, 1e6), st.integers(1, 300), st.floats(0.0, 1e7))
+def test_who_comes_back_when_told_finds_something(rate: float, rejections: int, now: float) -> None:
+    quota = Quota(rate)
+    quota.take(now, "k", max(1.0, rate))
+    times = [quota.promise_s(now, "k") for _ in range(rejections)]
+    assert times == sorted(times)
+    assert all(0.0 < after_s <= quotas.PROMISE_S_MAX + 1.0 / rate for after_s in times)
+    assert not quota.wait_s(now + times[0] + 1e-6, "k")
+
+
+def test_a_debt_is_paid_before_anything_else() -> None:
+    quota = Quota(10.0)
+    quota.take(0.0, "k", 110.0)
+    assert quota.wait_s(0.0, "k") == pytest.approx(10.1)
+    assert quota.wait_s(5.0, "k") == pytest.approx(5.1)
+    assert not quota.wait_s(10.2, "k")
+
+
+def test_no_rate_is_no_limit_and_keeps_nothing() -> None:
+    quota = Quota(0.0)
+    quota.take(0.0, "k", 1e9)
+    assert (quota.wait_s(0.0, "k"), len(quota)) == (0.0, 0)
+
+
+def test_keys_are_bounded_and_the_one_that_asked_last_is_remembered() -> None:
+    quota = Quota(1.0)
+    for number in range(quotas.KEYS_MAX):
+        quota.take(0.0, f"k{number}", 5.0)
+    quota.take(0.0, "k0")
+    quota.take(0.0, "new")
+    assert len(quota) == quotas.KEYS_MAX
+    assert quota.wait_s(0.0, "k0") > 0.0
+    assert quota.wait_s(0.0, "k1") == 0.0
+
+
+def test_time_that_stands_still_or_goes_back_gives_nothing() -> None:
+    quota = Quota(1.0)
+    quota.take(5.0, "k")
+    assert quota.wait_s(4.0, "k") == quota.wait_s(5.0, "k") == 1.0
+
+
+# -- turns
+
+
+def handled(world: World) -> list[m.AnyMessage]:
+    """What one turn answers: the messages are read, what waits is looked at once, the effects are taken."""
+    deadline = world.machine.next_deadline()
+    if deadline is not None and deadline <= world.now:
+        world.machine.tick(world.now)
+    return [message for _, message in sends(world)]
+
+
+def test_a_burst_is_handled_in_shares_in_order_and_to_its_end() -> None:
+    world = limited()
+    n = 3 * turns.SHARE
+    world.hear(CLIENT, *(m.Ping(k) for k in range(n)))
+    answers = []
+    for count in (2 * turns.SHARE, turns.SHARE, 0):  # as it is read, and when the turn ends
+        some = handled(world)
+        assert len(some) == count
+        answers += some
+    assert answers == [m.Pong(k) for k in range(n)]
+    assert len(world.machine._turns) == 0
+    assert world.machine.next_deadline() is None or world.machine.next_deadline() > world.now
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        lambda k: m.Ping(k),
+        lambda k: submit(1, job=f"j{k}"),
+        lambda k: submit(1, job="same"),
+        lambda k: m.Query(k, "jobs"),
+        lambda k: m.Query(k, "summary"),
+        lambda k: m.Subscribe(k, "jobs", 0.1),
+        lambda k: m.Follow(k, "a", True),
+        lambda k: m.Kill("a", 0, [k]),
+        lambda k: m.Recall(k, "a", 0, [k]),
+        lambda k: m.Drain(k, "w1"),
+    ],
+    ids=["ping", "submit", "same", "jobs", "summary", "subscribe", "follow", "kill", "recall", "drain"],
+)
+def test_others_are_answered_in_the_very_turn_whatever_one_floods_with(flood: Any) -> None:
+    """And a turn stays short: of the flood's messages it answers a share, however many there are."""
+    world = limited(workers=2)
+    world.hear(OTHER, submit(2, job="a"))
+    world.said()
+    for number in range(3):
+        world.hear(CLIENT, *(flood(number * 20_000 + k) for k in range(20_000)))
+        world.hear(OTHER, m.Ping(number))
+        answers = handled(world)
+        assert m.Pong(number) in answers
+        assert len(answers) <= 2 * turns.SHARE + 10
+    assert len(world.machine._turns) <= turns.WAITING_ALL_MAX
+
+
+def test_questions_are_metered_by_what_they_have_others_look_at() -> None:
+    world = limited()
+    rows = 100
+    for k in range(rows):
+        world.hear(OTHER, submit(1, job=f"j{k}"))
+        world.said()
+    world.hear(CLIENT, *(m.Query(k, "jobs") for k in range(1000)))
+    answered, start = 0, world.now
+    while world.now < start + 2.0:
+        answered += len(handled(world))
+        deadline = world.machine.next_deadline()
+        world.now = max(world.now + 0.001, min(deadline or start + 2.0, start + 2.0))
+    assert answered * rows <= 3.1 * turns.ROWS_PER_S, "a burst, and two seconds' worth"
+    assert answered * rows >= 2.5 * turns.ROWS_PER_S
+
+
+def test_who_lets_too_much_wait_is_sent_away_and_others_stay() -> None:
+    world = limited()
+    for k in range(turns.WAITING_MAX + 2 * turns.SHARE):  # what it says after that is not answered, in this turn
+        world.machine.receive(world.now, CLIENT, m.Ping(k))
+    said = world.said()
+    [refused] = [e.message for e in said if isinstance(e, fx.Send) and isinstance(e.message, m.Refused)]
+    assert refused.code == "busy"
+    assert "100,001 messages with 0 bytes of c1 wait" in refused.detail
+    assert [e for e in said if isinstance(e, fx.Close)] == [fx.Close(CLIENT)]
+    assert (len(world.machine._turns), world.machine.state.counters["refused_busy"]) == (0, 1)
+    world.hear(OTHER, m.Ping(1))
+    assert sends(world) == [(OTHER, m.Pong(1))]
+
+
+def test_payloads_that_wait_are_bounded_too() -> None:
+    world = limited(payload_bytes=4_000)
+    world.hear(CLIENT, *(submit(1, job=f"j{k}", payloads=[b"x" * 300]) for k in range(100)))
+    refusals = [e.message for e in world.said() if isinstance(e, fx.Send) and isinstance(e.message, m.Refused)]
+    assert [refused.code for refused in refusals] == ["busy"]
+    assert "4 messages with 1,200 bytes of c1 wait" in refusals[0].detail
+    assert "1,000 bytes" in refusals[0].detail
+
+
+def test_what_waits_goes_with_its_connection() -> None:
+    for end in (lambda world: world.lose(CLIENT), lambda world: world.hear(CLIENT, m.Goodbye("leaving"))):
+        world = limited()
+        world.hear(CLIENT, *(m.Ping(k) for k in range(3 * turns.SHARE)))
+        end(world)
+        world.said()
+        assert len(world.machine._turns) == 0
+        world.wait(1.0)
+        assert not [e for e in world.said() if isinstance(e, fx.Send)]
+
+
+def test_acknowledgements_never_wait() -> None:
+    world = limited(workers=1)
+    world.hear(CLIENT, submit(1, job="a"))
+    world.start("w1")
+    world.hear("w1", result([0]))
+    world.said()
+    world.hear(CLIENT, *(m.Ping(k) for k in range(2 * turns.SHARE)), m.OutcomeAck(1))
+    assert not len(world.machine.state.clients["c1"].outbox)
+
+
+def test_subscriptions_of_one_client_are_few() -> None:
+    world = limited()
+    world.hear(OTHER, m.Subscribe(1, "summary", 0.1))
+    for k in range(100):
+        world.hear(CLIENT, m.Subscribe(k, "summary", 0.1))
+        world.wait(0.01)
+    mine = [request for peer, request in world.machine._statuses.subscriptions if peer == CLIENT]
+    assert mine == list(range(84, 100)), "the oldest end"
+    assert (OTHER, 1) in world.machine._statuses.subscriptions
+
+
+# -- the same limits seen from the client
+
+
+def test_a_client_keeps_to_the_time_that_it_was_told() -> None:
+    settings = ClientSettings(unavailable_after_s=3.0, silent_after_s=100.0)
+    machine = Session(id="c1", incarnation=1, rng=random.Random(1), settings=settings)
+
+    def submitted() -> list[str]:
+        effects = machine.take_effects()
+        return [e.message.job for e in effects if isinstance(e, fx.Send) and isinstance(e.message, m.Submit)]
+
+    machine.schedulers_changed(0.0, {"s1": "a1"})
+    machine.receive(0.0, 1, m.Welcome("s1", 1, "0"))
+    machine.submit(0.0, submit(1, job="a"))
+    machine.submit(0.0, submit(1, job="b"))
+    machine.receive(0.0, 1, m.Rejected("b", 0, "busy", "slowly", 20.0))
+    assert submitted() == ["a", "b"]
+    machine.tick(19.9)
+    assert submitted() == []
+    machine.receive(19.9, 1, m.Accepted("a", 0, 1))
+    machine.tick(20.0)
+    assert submitted() == ["b"]
+    machine.receive(20.0, 1, m.Rejected("b", 0, "busy", "slowly", 20.0))
+    assert "b" in machine.jobs, "others are taken: it is only slow"
+    machine.tick(40.0)
+    machine.receive(40.0, 1, m.Rejected("b", 0, "busy", "slowly", 20.0))
+    assert "b" not in machine.jobs

@@ -73,14 +73,14 @@ class Onlooker:
         with self._lock:
             return self._fixed.deaths
 
-    def _heard(self, seen_s: float, lag_s: float, arrivals: Sequence[Arrival]) -> None:
+    def _heard(self, seen_s: float, lag_s: float, arrivals: Sequence[Arrival], interrupted: bool) -> None:
         now = time.monotonic()
         with self._lock:
             for at_s, beat in arrivals:
                 if self._judge.beat(at_s, beat) is not None:
                     self._fixed.read(beat.id, now)
             self._look(now)
-            for node in self._judge.judge(seen_s, lag_s):
+            for node in self._judge.judge(seen_s, lag_s, interrupted):
                 if node.state == DEAD:
                     self._deaths += 1
                     self._told.append((now, node.beat.id))

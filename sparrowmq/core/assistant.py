@@ -124,15 +124,20 @@ class Assistant:
 
     # -- events
 
-    def heard(self, now: float, seen_s: float, lag_s: float, arrivals: Sequence[Arrival]) -> None:
-        """Everything that had reached the store by ``seen_s`` has been read, these beats lately."""
+    def heard(
+        self, now: float, seen_s: float, lag_s: float, arrivals: Sequence[Arrival], interrupted: bool = False
+    ) -> None:
+        """Everything that had reached the store by ``seen_s`` has been read, these beats lately.
+
+        ``interrupted``: the store has failed since the last time.
+        """
         for at_s, beat in arrivals:
             if self.judge.beat(at_s, beat) is None:
                 continue
             self.hinting.observe(now, beat)
             self.baseline.read((beat.kind, beat.id), now)
         self.baseline.look(now)
-        self._changed(self.judge.judge(seen_s, lag_s))
+        self._changed(self.judge.judge(seen_s, lag_s, interrupted))
         for key in self.judge.forgotten:
             self.baseline.forget(key)
             self.hinting.forget(key[1])

@@ -5,11 +5,12 @@ how tasks are placed.
 
 A worker that answers keeps what it has of earlier epochs, under the new one: what runs or waits in a slot, and results
 that the dead scheduler has not acknowledged. The rest of the job is placed as if it were new.
+
+A worker that has not answered in time gets nothing of the job before it does: it may have the very task, and a kill
+of the one would end the other.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 from sparrowmq.core import report
 from sparrowmq.core.job import UNPLACED, Job
@@ -43,16 +44,26 @@ class Claims:
         for job in self._state.jobs.values():
             if job.claims is not None:
                 job.claims.add(worker.id)
-                self._state.send(worker.peer, m.Claim(job.id, job.epoch))
+            elif worker.id not in job.unheard:
+                continue
+            self._state.send(worker.peer, m.Claim(job.id, job.epoch))
 
     def answered(self, now: float, worker: Worker, message: m.Claimed) -> None:
         """A worker has told what it has."""
         job = self._state.jobs.get(message.job)
         if job is None or job.epoch != message.epoch or not job.epoch:  # nobody was asked about a new job
             return
+        self.adopt(now, worker, job, message)
+        if worker.id in job.unheard:
+            job.unheard -= {worker.id}
+            self._outcomes.join(now, job, worker)
+        self._gone(now, job, worker.id)
+
+    def adopt(self, now: float, worker: Worker, job: Job, told: m.Claimed | m.Held) -> None:
+        """Take over what a worker has told of; end what there is no use for."""
         unwanted: list[int] = []
         adopted = 0
-        for index, attempt in zip(message.indices, message.attempts, strict=False):
+        for index, attempt in zip(told.indices, told.attempts, strict=False):
             if job.adopt(now, index, attempt, worker.id):
                 adopted += 1
                 self._state.history.adopted(now, job, index)
@@ -64,23 +75,25 @@ class Claims:
             self._state.count("adopted", adopted)
         if unwanted:  # over, given up by the client, or launched elsewhere since the time was up
             self._state.send(worker.peer, m.Kill(job.id, job.epoch, unwanted))
-        self._gone(now, [job], worker.id)
 
     def worker_gone(self, now: float, worker: str) -> None:
-        """This worker will not answer any more."""
-        self._gone(now, list(self._state.jobs.values()), worker)
-
-    def _gone(self, now: float, jobs: Iterable[Job], worker: str) -> None:
-        for job in jobs:
+        """This worker will not answer any more, unless it comes back."""
+        for job in list(self._state.jobs.values()):
             if job.claims is not None and worker in job.claims:
-                job.claims.discard(worker)
-                if not job.claims:
-                    self._finish(now, job)
+                job.unheard |= {worker}
+                self._gone(now, job, worker)
+
+    def _gone(self, now: float, job: Job, worker: str) -> None:
+        if job.claims is not None:
+            job.claims.discard(worker)
+            if not job.claims:
+                self._finish(now, job)
 
     def due(self, now: float, job_id: str, epoch: int) -> None:
         """Who has not answered by now is not waited for."""
         job = self._state.jobs.get(job_id)
         if job is not None and job.epoch == epoch and job.claims is not None:
+            job.unheard |= job.claims
             self._finish(now, job)
 
     def _finish(self, now: float, job: Job) -> None:

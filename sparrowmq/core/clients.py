@@ -115,9 +115,11 @@ class Clients:
                 return  # `saved` follows
         if refusal is not None:
             self._reject(client, refusal)
-            return
-        if known is not None:
+        if known is not None and (refusal is None or (known.client == client.id and known.keep is None)):
+            # Its client waits for the later epoch, whoever takes that. (Of a durable one the store knows.)
             self._outcomes.abort(now, known, "its client has resubmitted it", kill=False)
+        if refusal is not None:
+            return
         job = self._enter(now, client.id, submit)
         self._accept(now, client, job)
         self._begin(now, job)
@@ -143,7 +145,7 @@ class Clients:
             return
         if known is not None and known.epoch >= submit.epoch:
             return  # that one counts
-        refusal = self._draining(submit) or self._no_room(submit, waiting.size)
+        refusal = self._draining(submit) or self._no_room(submit, waiting.size, known)
         if refusal is not None:
             self._durable.forget(submit)
             self._reject(client, refusal)
@@ -258,21 +260,21 @@ class Clients:
             kind = "durable job" if durable else "job"
             detail = f"{size:,} payload bytes in one {kind}: the limit is {limit:,}; split the job"
             return m.Rejected(submit.job, submit.epoch, "too_large", detail)
-        return self._no_room(submit, size)
+        return self._no_room(submit, size, known)
 
-    def _no_room(self, submit: m.Submit, size: int) -> m.Rejected | None:
+    def _no_room(self, submit: m.Submit, size: int, known: Job | None) -> m.Rejected | None:
+        """Return what there is no room for, or None; an earlier epoch of the job makes room for it."""
         state, bounds = self._state, self._state.settings.limits
         rows = max(submit.indices) + 1 if submit.indices else submit.count
-        if (
-            len(state.jobs) < bounds.jobs
-            and state.rows + rows <= bounds.tasks
-            and state.bytes + size <= bounds.payload_bytes
-        ):
+        jobs, tasks, held = len(state.jobs), state.rows, state.bytes
+        if known is not None:
+            jobs, tasks, held = jobs - 1, tasks - len(known.state), held - known.bytes
+        if jobs < bounds.jobs and tasks + rows <= bounds.tasks and held + size <= bounds.payload_bytes:
             return None
         for what, have, more, limit in (
-            ("unfinished jobs", len(state.jobs), 1, bounds.jobs),
-            ("unfinished tasks", state.rows, rows, bounds.tasks),
-            ("payload bytes", state.bytes, size, bounds.payload_bytes),
+            ("unfinished jobs", jobs, 1, bounds.jobs),
+            ("unfinished tasks", tasks, rows, bounds.tasks),
+            ("payload bytes", held, size, bounds.payload_bytes),
         ):
             if more > limit:
                 detail = f"{more:,} {what} in one job: the limit of {state.id} is {limit:,}; split the job"

@@ -52,7 +52,7 @@ class Hedging:
         look_s = LOOK_S_UNKNOWN if threshold_s is None else min(LOOK_S_MAX, max(LOOK_S_MIN, threshold_s / 4))
         look_s = max(look_s, LOOK_S_PER_TASK * job.launched)
         self._state.timers.add(now + look_s, ("hedge", job_id, epoch))
-        if threshold_s is None or not job.launched or not self._outcomes.may_launch(job):
+        if threshold_s is None or not job.launched or job.claims is not None or not self._outcomes.may_launch(job):
             return
         self._find(job, now - threshold_s)
         self._probe(now, job)

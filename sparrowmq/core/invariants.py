@@ -202,7 +202,7 @@ def _check_not_stuck(scheduler: Scheduler, job: Job) -> None:
         worker.id
         for worker in state.workers.values()
         if worker.peer is not None and not worker.draining and worker.full_until <= now and worker.hello.slots > 0
-        and job.spec.python in ("", worker.hello.python)
+        and job.spec.python in ("", worker.hello.python) and worker.id not in job.unheard
     ]  # fmt: skip
     sampling = placer._sampling.get(job.id)
     if sampling is not None:
@@ -231,7 +231,7 @@ def _check_not_stuck(scheduler: Scheduler, job: Job) -> None:
 
 
 def check_placements(scheduler: Scheduler, effects: Iterable[fx.AnyEffect]) -> None:
-    """I11: probes and tasks go to connected workers that do not drain and can run them."""
+    """I11: probes and tasks go to connected workers that do not drain, can run them, and have answered the claim."""
     for effect in effects:
         if not isinstance(effect, fx.Send) or not isinstance(effect.message, m.Probe | m.Task):
             continue
@@ -244,6 +244,7 @@ def check_placements(scheduler: Scheduler, effects: Iterable[fx.AnyEffect]) -> N
         job = scheduler.state.jobs.get(effect.message.job)
         if job is not None:
             assert job.spec.python in ("", worker.hello.python), f"{worker.id} cannot run a {what} of {job.id}"
+            assert worker.id not in job.unheard, f"a {what} for {worker.id}, which may hold something of {job.id}"
 
 
 def _scheduler_at_rest(scheduler: Scheduler) -> None:

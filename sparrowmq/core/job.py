@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import compress, islice
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
+from sparrowmq.core.attempts import Attempt, Settled
 from sparrowmq.protocol import messages as m
 
 if TYPE_CHECKING:
@@ -39,26 +39,6 @@ _RAN: Final = bytes(status in (m.SUCCEEDED, m.FAILED, m.TIMED_OUT) for status in
 Launch = tuple[list[int], list[int], list[m.Payload]]  # task numbers, attempts, payloads (a single one: all share it)
 
 
-class Attempt(NamedTuple):
-    """A live attempt: its worker, its number, and when it was launched (monotonic seconds)."""
-
-    worker: str
-    number: int
-    at: float
-
-
-@dataclass(slots=True)
-class Settled:
-    """What a worker's results have changed."""
-
-    over: list[int] = field(default_factory=list)  # positions within the message of tasks that ended
-    statuses: bytearray = field(default_factory=bytearray)  # how these ended
-    places: list[str] = field(default_factory=list)  # where attempts are over, one entry each
-    losers: list[tuple[str, int]] = field(default_factory=list)  # (worker, task): attempts that are in vain now
-    failed: list[tuple[int, int, str]] = field(default_factory=list)  # (task, attempt, worker): to be tried again
-    ignored: int = 0
-
-
 class Job:
     """The scheduler's record of one job."""
 
@@ -75,7 +55,8 @@ class Job:
     ended_at = 0.0
     detail = ""
     urgent = False  # tasks were lost with a worker: their reservations go ahead of others
-    claims: set[str] | None = None  # workers that have not said yet what they hold of earlier epochs
+    claims: set[str] | None = None  # workers whose answer is awaited: what they hold of earlier epochs
+    unheard: frozenset[str] = frozenset()  # those that had not answered in time, and still have not
     slow: tuple[int, float] | None = None  # beyond which service time (s) a task is, and how many had ended then
     transcript: Transcript | None = None  # what its tasks printed
     keep: Keep | None = None  # of a durable job: what the store has not confirmed
@@ -227,8 +208,8 @@ class Job:
         return [table[index] for index in indices]  # type: ignore[misc]  # only tasks that are over lose theirs
 
     def adopt(self, now: float, index: int, attempt: int, worker: str) -> bool:
-        """Take over an attempt of an earlier epoch that ``worker`` has; return whether the task waited for a place."""
-        if index >= len(self.state) or self.state[index] != UNPLACED or not attempt:
+        """Take over an attempt of an earlier epoch that ``worker`` has, unless the task has a place, or its number."""
+        if index >= len(self.state) or self.state[index] != UNPLACED or attempt <= self.attempts[index]:
             return False
         self.state[index] = LAUNCHED
         self.attempts[index], self.place[index], self.launch_times[index] = attempt, worker, now
@@ -283,7 +264,7 @@ class Job:
                 continue
             final: int | None = status
             if status == m.RETRY or index in self.twins:
-                final = self._weigh(settled, index, attempt, status, now)
+                final = self._weigh(settled, index, worker, attempt, status, now)
             elif state[index] == LAUNCHED:
                 settled.places.append(self.place[index])
             if final is not None:
@@ -298,10 +279,10 @@ class Job:
         there = self.attempt_at(index, worker) == attempt or self.astray.get((index, attempt)) == worker
         return attempt > 0 and there
 
-    def _weigh(self, settled: Settled, index: int, attempt: int, status: int, now: float) -> int | None:
+    def _weigh(self, settled: Settled, index: int, worker: str, attempt: int, status: int, now: float) -> int | None:
         """Return how the task ends by this result, None if it goes on: in another attempt, now or later."""
         live = self.live(index)
-        mine = next((one for one in live if one.number == attempt), None)
+        mine = next((one for one in live if (one.worker, one.number) == (worker, attempt)), None)  # numbers may recur
         others = [one for one in live if one is not mine]
         if status == m.RETRY:
             if mine is None:

@@ -25,7 +25,7 @@ SUSPECT: Final = "suspect"
 DEAD: Final = "dead"
 KINDS: Final = ("worker", "scheduler")
 
-GAP_S: Final = 0.25  # nothing could be judged for so long: the store was away, or this process
+GAP_S: Final = 0.25  # nothing could be judged for so long: the store hung, or this process stood still
 REARM_S_MAX: Final = 2.0  # what nodes then get at most: their own attempts to reach the store are a second apart
 LAG_HALF_LIFE_S: Final = 2.0  # of the largest lag seen
 LAGS: Final = 2.0  # so many times the lag is added to every deadline
@@ -141,8 +141,11 @@ class Judge:
 
     # -- judging
 
-    def judge(self, seen_s: float, lag_s: float) -> list[Node]:
-        """Judge all nodes by what was heard up to ``seen_s``; return those whose state has changed."""
+    def judge(self, seen_s: float, lag_s: float, interrupted: bool = False) -> list[Node]:
+        """Judge all nodes by what was heard up to ``seen_s``; return those whose state has changed.
+
+        ``interrupted``: the store has failed since the last time, if only for a moment: beats may have been lost.
+        """
         changed = [self._nodes[key] for key in self._revived if key in self._nodes]
         self._revived.clear()
         if self._seen_s is None:  # what was read may be old: nobody has beaten since the store was away
@@ -150,7 +153,7 @@ class Judge:
         before_s = seen_s if self._seen_s is None else self._seen_s
         self._seen_s = max(before_s, seen_s)
         self.lag_s = max(lag_s, self.lag_s * 0.5 ** ((self._seen_s - before_s) / LAG_HALF_LIFE_S))
-        if seen_s - before_s > GAP_S:
+        if interrupted or seen_s - before_s > GAP_S:
             self._rearm(seen_s + min(2.0 * (seen_s - before_s), REARM_S_MAX))
         horizon_s = self._seen_s - self.margin_s
         for key, entry in self._due.due(horizon_s):

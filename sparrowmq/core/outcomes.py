@@ -12,7 +12,7 @@ from typing import Final
 from sparrowmq.core.effects import Exit, SaveOutcomes
 from sparrowmq.core.job import Job
 from sparrowmq.core.keeping import Chunk, Keep
-from sparrowmq.core.peers import Client
+from sparrowmq.core.peers import Client, Worker
 from sparrowmq.core.placer import Placer
 from sparrowmq.core.state import State
 from sparrowmq.core.transcripts import Transcripts
@@ -41,6 +41,15 @@ class Outcomes:
         until = self._placer.place(now, job)
         if until is not None:
             self.expect_loads(until, job)
+
+    def join(self, now: float, job: Job, worker: Worker) -> None:
+        """From now on this worker may get tasks of the job: leave it its share of what is unplaced."""
+        if not job.unplaced or job.claims is not None:
+            return
+        if self.may_place(job):
+            self.expect_loads(self._placer.joined(now, job, worker), job)
+        else:
+            self.starve(job)
 
     def expect_loads(self, until: float | None, job: Job) -> None:
         """A round of load probes is out until then (None: none is)."""

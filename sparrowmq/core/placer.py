@@ -39,8 +39,8 @@ Later = Callable[[float, tuple[str, str]], None]  # when, and the deadline's nam
 
 
 def suits(job: Job, worker: Worker) -> bool:
-    """Return whether this worker's Python can load the job's pickles."""
-    return job.spec.python in ("", worker.hello.python)
+    """Return whether this worker's Python can load the job's pickles, and it has said what it has of the job."""
+    return job.spec.python in ("", worker.hello.python) and worker.id not in job.unheard
 
 
 class Placer:
@@ -82,7 +82,7 @@ class Placer:
                 and python in ("", worker.hello.python)
             ]
             self._eligible[python] = found = [id for id in found if not self._workers[id].suspect] or found
-        return found
+        return [id for id in found if id not in job.unheard] if job.unheard else found
 
     def hinted(self, now: float, message: m.Hints) -> None:
         """The assistant has sent load hints."""

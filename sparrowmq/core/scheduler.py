@@ -434,8 +434,8 @@ class Scheduler:
 
     def _due_unschedulable(self, now: float, job_id: str, epoch: int) -> None:
         job = self.state.jobs.get(job_id)
-        if job is None or job.epoch != epoch or job.ever_eligible or self._placer.eligible(now, job):
-            return  # where there are workers, its client had no credit
+        if job is None or job.epoch != epoch or job.ever_eligible or job.unheard or self._placer.eligible(now, job):
+            return  # where there are workers, its client had no credit, or they have not answered a claim
         python = f" with Python {job.spec.python}" if job.spec.python else ""
         text = (
             f"no worker{python} has been connected to {self.id} for {self.state.settings.unschedulable_after_s:g} s "

@@ -60,12 +60,7 @@ class Workers:
         state.log("info", "worker joined", worker=worker.id, host=hello.host, slots=hello.slots)
         self._claims.joined(worker)
         for job in list(state.jobs.values()):
-            if not job.unplaced or job.claims is not None:
-                continue
-            if self._outcomes.may_place(job):
-                self._outcomes.expect_loads(self._placer.joined(now, job, worker), job)
-            else:
-                self._outcomes.starve(job)
+            self._outcomes.join(now, job, worker)
 
     def _reconcile(self, now: float, worker: Worker, hello: m.Hello) -> None:
         """Hold what this scheduler believes of the worker against its inventory (DESIGN rule 1)."""
@@ -82,6 +77,8 @@ class Workers:
                 if job.claims is None:
                     state.send(worker.peer, m.Kill(entry.job, entry.epoch))
             else:
+                if worker.id in job.unheard:  # its answer to the claim was lost
+                    self._claims.adopt(now, worker, job, entry)
                 held.setdefault(entry.job, set()).update(zip(entry.indices, entry.attempts, strict=True))
         for job in self._jobs_at(worker):
             self._placer.used(job, worker, job.reserved.get(worker.id, 0))

@@ -105,9 +105,9 @@ class _Process:
         self._report()
         return self._role.run(self._driver, self._leave, self._registrar, self._close)
 
-    def _heard(self, seen_s: float, lag_s: float, arrivals: Sequence[Arrival]) -> None:
+    def _heard(self, seen_s: float, lag_s: float, arrivals: Sequence[Arrival], interrupted: bool) -> None:
         self._check_lease()
-        self._machine.heard(self._loop.now(), seen_s, lag_s, arrivals)
+        self._machine.heard(self._loop.now(), seen_s, lag_s, arrivals, interrupted)
 
     def _schedulers(self, found: dict[str, SchedulerRecord]) -> None:
         addresses = {id: record.address_clients for id, record in found.items()}

@@ -1,10 +1,9 @@
 """The store thread of a simulated assistant: canaries out, beats in with their arrival times, the lease kept.
 
-Owns: when the store is asked, what arrival times beats get, and when a lease that was not renewed is over. Must not
-know: what is judged from beats, or what a leader does.
+Owns: when the store is asked, and when a lease that was not renewed is over. Must not know: what is judged from beats,
+when they arrived (core/timeline.py tells), or what a leader does.
 
-As store/beats.py does it: a canary is appended and everything after the last entry read in one round trip; beats have
-arrived at the time that the last canary before them was sent, plus the difference of the ids' milliseconds.
+As store/watcher.py does it: a canary is appended and everything after the last entry read in one round trip.
 """
 
 from __future__ import annotations
@@ -13,14 +12,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sparrowmq.core.assistant import Arrival
+from sparrowmq.core.timeline import EntryId, Timeline
 from sparrowmq.protocol import beats
 from sparrowmq.settings import AssistantSettings
 from sparrowmq.sim.store import UNIX_S, Canary, Entry, SimStore
 
 if TYPE_CHECKING:
     from sparrowmq.sim.node import Node
-
-Id = tuple[int, int]
 
 
 class CanaryThread:
@@ -31,9 +29,8 @@ class CanaryThread:
         self._store = store
         self._settings = settings
         self._starts = node.starts
-        self._after: Id = (0, 0)  # the last entry that was read
-        self._anchor: tuple[float, int] | None = None  # when our last canary was sent, and the milliseconds of its id
-        self._arrived_s = 0.0  # of the last beat
+        self._timeline = Timeline()
+        self._interrupted = False  # the store has failed since the machine was told last
         self._number = 0
         self._term = 0
         self._valid_until = 0.0  # of our lease, by our own clock
@@ -89,33 +86,34 @@ class CanaryThread:
 
         def act() -> tuple[Entry, list[Entry]]:
             entry = self._store.append(canary)
-            if entry.id <= self._after:  # the stream was emptied, and the store's clock is behind
-                self._after = (0, 0)
-            return entry, self._store.read(self._after)
+            after = self._timeline.after
+            anew = after is None or entry.id <= after  # from where exactly, the time line knows
+            return entry, self._store.read((0, 0) if anew or after is None else after)
 
         self._store.call(act, lambda done, found: self._then(lambda: self._read(sent_s, found)))
         # The next one an interval later, or as soon as this one is answered.
 
     def _read(self, sent_s: float, found: object) -> None:
-        cluster = self._node.cluster
-        now = cluster.now
+        """The answer is here: no tuple if the store gave none."""
+        now, timeline = self._node.cluster.now, self._timeline
         if isinstance(found, tuple):
             canary, entries = found
-            if self._anchor is None:
-                self._anchor = (sent_s, canary.id[0])
-            arrivals = [arrival for entry in entries if (arrival := self._arrival(now, entry)) is not None]
-            self._after = entries[-1].id
-            self._anchor = (sent_s, canary.id[0])
-            self._node.step(self._node.machine.heard, sent_s, now - sent_s, arrivals)
+            timeline.appended(EntryId(*canary.id), sent_s)
+            entries = [entry for entry in entries if timeline.after is None or entry.id > timeline.after]
+            times = timeline.read([EntryId(*entry.id) for entry in entries], now)
+            arrivals = [
+                Arrival(at_s, _beat(entry)) for at_s, entry in zip(times, entries, strict=True) if _is_beat(entry)
+            ]
+            self._node.step(self._node.machine.heard, sent_s, now - sent_s, arrivals, self._interrupted)
+        self._interrupted = not isinstance(found, tuple)
         wait_s = max(0.0, sent_s + self._settings.canary_interval_s - now)
-        cluster.later(wait_s, self._then, self._turn)
+        self._node.cluster.later(wait_s, self._then, self._turn)
 
-    def _arrival(self, now: float, entry: Entry) -> Arrival | None:
-        """Return the beat of an entry, and when it arrived; None for a canary."""
-        if isinstance(entry.what, Canary) or self._anchor is None:
-            return None
-        sent_s, milliseconds = self._anchor
-        at_s = sent_s + (entry.id[0] - milliseconds) * 1e-3
-        self._arrived_s = min(now, max(self._arrived_s, at_s))
-        beat = entry.what if isinstance(entry.what, beats.Beat) else beats.decode(entry.what)
-        return Arrival(self._arrived_s, beat)
+
+def _is_beat(entry: Entry) -> bool:
+    return not isinstance(entry.what, Canary)
+
+
+def _beat(entry: Entry) -> beats.Beat:
+    assert not isinstance(entry.what, Canary)
+    return entry.what if isinstance(entry.what, beats.Beat) else beats.decode(entry.what)

@@ -15,28 +15,29 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from sparrowmq.core.assistant import Arrival
+from sparrowmq.core.timeline import EntryId, Timeline, parse
 from sparrowmq.errors import ProtocolError
 from sparrowmq.protocol import beats
 from sparrowmq.settings import StoreSettings
 from sparrowmq.store.beats import BEAT, CANARY, Appending, stream_key
 from sparrowmq.store.line import Line, Log, pack
-from sparrowmq.store.timeline import EntryId, Timeline, parse
 
 READ_MAX: Final = 2000  # entries in one answer
 ENTRIES_MAX: Final = 20_000  # in one turn
 POSTS_MAX: Final = 4  # that wait for the loop
 POST_PATIENCE_S: Final = 1.0
 
-OnHeard = Callable[[float, float, Sequence[Arrival]], None]
+OnHeard = Callable[[float, float, Sequence[Arrival], bool], None]
 Entry = tuple[EntryId, Sequence[bytes]]
 
 
 class Watcher:
     """Tells what is heard, in order, for as long as the process lives.
 
-    ``on_heard(seen_s, lag_s, arrivals)`` is called through ``post``, which must be thread-safe (`Loop.post`): all that
-    had reached the store by ``seen_s`` has been read, and that is ``lag_s`` ago. It is not called while the store does
-    not answer. ``log`` (level, event, fields) is called in this thread. Times are those of `time.monotonic`.
+    ``on_heard(seen_s, lag_s, arrivals, interrupted)`` is called through ``post``, which must be thread-safe
+    (`Loop.post`): all that had reached the store by ``seen_s`` has been read, and that is ``lag_s`` ago. It is not
+    called while the store does not answer; ``interrupted`` says that this has happened since it was called last.
+    ``log`` (level, event, fields) is called in this thread. Times are those of `time.monotonic`.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Watcher:
         self._post = post
         self._on_heard = on_heard
         self._timeline = Timeline()
+        self._interrupted = False  # the store did not answer since something was told last
         self._stopping = threading.Event()
         self._free = threading.Semaphore(POSTS_MAX)
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
@@ -88,6 +90,7 @@ class Watcher:
         else:
             answer = line.ask(self._canary + self._read_on(timeline.after), 2)
         if answer is None:
+            self._interrupted = True
             return False
         if timeline.appended(parse(answer[0]), sent_s) or len(answer) < 2:
             answer = None  # what was read, if anything, was not read from where it now begins
@@ -96,6 +99,7 @@ class Watcher:
             if answer is None and timeline.after is not None:
                 answer = line.ask(self._read_on(timeline.after))
             if answer is None:
+                self._interrupted = True
                 break
             entries = _entries(answer[-1])
             answer = None
@@ -125,9 +129,12 @@ class Watcher:
         return found
 
     def _tell(self, seen_s: float, arrivals: Sequence[Arrival]) -> None:
+        interrupted = self._interrupted and self._timeline.came_back
+        self._interrupted = self._interrupted and not interrupted
+
         def tell() -> None:
             self._free.release()
-            self._on_heard(seen_s, max(0.0, time.monotonic() - seen_s), arrivals)
+            self._on_heard(seen_s, max(0.0, time.monotonic() - seen_s), arrivals, interrupted)
 
         self._post(tell)
 

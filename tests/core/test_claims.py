@@ -46,13 +46,14 @@ def test_an_adopted_task_is_launched_again_with_the_next_attempt() -> None:
 
 
 def test_who_does_not_answer_is_not_waited_for() -> None:
-    world = World(workers=1)
+    world = World(workers=2)
     world.hear(CLIENT, submit(1, epoch=1))
+    world.hear("w2", claimed([], []))
     world.said()
     world.wait(0.049)
     assert world.said() == []
     world.wait(0.002)
-    assert world.said() == [fx.Send("w1", m.Probe("a", 1, 1, 2))]
+    assert world.said() == [fx.Send("w2", m.Probe("a", 1, 1, 2))]
     world.hear("w1", claimed([0], [1]))  # late, and still better than to run it again
     assert world.job().launched_on("w1") == [0]
 

@@ -6,7 +6,7 @@ import pytest
 
 from sparrowmq.core import effects as fx, invariants
 from sparrowmq.core.hedging import FINISHED_MIN
-from sparrowmq.core.job import Attempt
+from sparrowmq.core.attempts import Attempt
 from sparrowmq.protocol import messages as m
 from tests.support.scheduler import CLIENT, World, hello, outcome, result, submit, task
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from sparrowmq.core import invariants
-from sparrowmq.core.job import ABSENT, LAUNCHED, QUANTILES, UNPLACED, Job, Settled
+from sparrowmq.core.attempts import Settled
+from sparrowmq.core.job import ABSENT, LAUNCHED, QUANTILES, UNPLACED, Job
 from sparrowmq.protocol import messages as m
 
 SPEC = m.JobSpec(kind=m.SLEEP)

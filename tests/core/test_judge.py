@@ -43,6 +43,19 @@ class Watch:
         self.changes += [(self.now, *change) for change in told(self.judge.judge(self.now, lag_s))]
 
 
+def test_beats_that_a_flapping_store_lost_are_no_silence() -> None:
+    """Outages too short to be gaps, one after the other (seed 1465): each may have taken the beats of its time."""
+    watch = Watch()
+    watch.until(1.0)
+    for now in (1.2, 1.4, 1.6):
+        assert watch.judge.judge(now, 0.0, True) == []
+    watch.now = 1.6
+    watch.until(2.0)
+    assert watch.changes == []
+    watch.until(3.0, beats=False)  # and it is watched as before
+    assert [(state, round(at_s - 2.0, 2)) for at_s, _, state in watch.changes] == [("suspect", 0.3), ("dead", 0.5)]
+
+
 def test_silence_makes_a_node_suspect_and_then_dead_and_a_beat_takes_it_back() -> None:
     watch = Watch()
     watch.until(1.0)

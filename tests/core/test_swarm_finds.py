@@ -11,13 +11,14 @@ from sparrowmq.core.hinting import Hinting
 from sparrowmq.core.job import Job
 from sparrowmq.core.judge import DEAD, SUSPECT, Judge
 from sparrowmq.core.node_monitor import NodeMonitor
+from sparrowmq.limits import SchedulerLimits
 from sparrowmq.protocol import messages as m
 from sparrowmq.protocol.beats import Beat
 from sparrowmq.settings import AssistantSettings, SchedulerSettings, WorkerSettings
 from sparrowmq.sim.slot import Work
 from sparrowmq.sim.wires import Constant, Wire
 from tests.core import test_node_monitor as worker, test_session as client
-from tests.support.scheduler import CLIENT, World, hello, submit
+from tests.support.scheduler import CLIENT, World, hello, result, submit
 from tests.support.sim import cluster, runs, succeeded
 
 PATIENT = SchedulerSettings(eager=False, reconnect_grace_s=5.0)
@@ -325,3 +326,108 @@ def test_a_scheduler_that_used_hints_before_an_outage_does_not_end_the_assistant
     hints = hinting.hints(7.1, "s", 7)
     assert hints is not None
     assert hints.workers == ["w"]
+
+
+RETRIED = m.JobSpec(kind=m.SLEEP, retries=3)
+
+
+def test_an_attempt_with_a_number_that_the_task_has_had_is_not_adopted() -> None:
+    """Seeds 202, 999, 2380, 3541, 4145, 4776, 4955: numbers fell, and an attempt was launched under one used before.
+
+    A former scheduler had launched both; the one adopted first failed before the other was told of.
+    """
+    world = World(workers=2)
+    world.hear(CLIENT, submit(1, epoch=1, spec=RETRIED))
+    world.hear("w1", m.Claimed("a", 1, [0], [3]), result([0], epoch=1, attempt=3, status=m.RETRY))
+    world.said()
+    world.hear("w2", m.Claimed("a", 1, [0], [2]))
+    assert world.to("w2") == [m.Kill("a", 1, [0]), m.Probe("a", 1, 1, 1)]
+    world.hear("w2", result([0], epoch=1, attempt=2, status=m.RETRY))
+    assert world.start("w1") == [0]
+    assert (world.job().attempts, world.job().retries) == ([4], 1)
+
+
+def test_a_failure_does_not_end_an_attempt_of_the_same_number_elsewhere() -> None:
+    """Seeds 1819, 2367, 4626, 5008: the first of this epoch ran, and a failure of the first of another one ended it."""
+    world = World(workers=2)
+    world.hear(CLIENT, submit(1, epoch=1, spec=RETRIED))
+    world.hear("w2", m.Claimed("a", 1, [], []))
+    world.wait(0.06)
+    assert world.start("w2") == [0]
+    world.hear("w1", m.Claimed("a", 1, [0], [1]), result([0], epoch=1, status=m.RETRY))
+    assert world.said() == [fx.Send("w1", m.Kill("a", 1, [0])), fx.Send("w1", m.ResultAck(1))]
+    assert (world.job().launched_on("w2"), world.job().failures) == ([0], {})
+
+
+@pytest.mark.parametrize(("policy", "placed"), [("random", m.Task), ("late-binding", m.Probe)])
+def test_a_worker_gets_nothing_of_a_job_before_it_has_said_what_it_has(policy: str, placed: type) -> None:
+    """Seeds 1638, 2587, 4569: a launch crossed the answer, and the kill of the attempt that it told of ended both."""
+    world = World(workers=1, eager=True)
+    world.hear(CLIENT, submit(2, epoch=1, spec=m.JobSpec(kind=m.SLEEP, policy=policy)))
+    world.said()
+    world.wait(0.06)
+    assert world.said() == []
+    world.lose("w1")
+    world.hear("again", hello(m.WORKER, "w1", connection=2))
+    assert [type(message) for message in world.to("again")] == [m.Welcome, m.Claim]
+    world.hear("again", m.Claimed("a", 1, [0], [1]))
+    assert [type(message) for message in world.to("again")] == [placed]
+    assert world.job().launched_on("w1")[0] == 0
+
+
+def test_a_worker_that_answers_late_gets_its_share() -> None:
+    world = World(workers=2)
+    world.hear(CLIENT, submit(4, epoch=1))
+    world.hear("w2", m.Claimed("a", 1, [], []))
+    world.wait(0.06)
+    assert m.Probe("a", 1, 1, 8) in world.to("w2")
+    world.hear("w1", m.Claimed("a", 1, [], []))
+    assert world.said() == [fx.Send("w1", m.Probe("a", 1, 1, 4))]
+
+
+def test_what_a_worker_has_put_under_a_claim_is_adopted_though_its_answer_was_lost() -> None:
+    world = World(workers=1)
+    world.hear(CLIENT, submit(2, epoch=1))
+    world.said()
+    world.lose("w1")
+    world.hear("again", hello(m.WORKER, "w1", held=[m.Held("a", 1, [0], [2])], connection=2))
+    assert world.job().launched_on("w1") == [0]
+    world.said()
+    world.hear("again", result([0], epoch=1, attempt=2), m.Claimed("a", 1, [], []))
+    assert [type(effect.message) for effect in world.said() if isinstance(effect, fx.Send)] == [
+        m.ResultAck, m.Outcome, m.Probe,
+    ]  # fmt: skip
+
+
+def test_no_second_attempt_is_sought_while_workers_have_yet_to_say_what_they_have() -> None:
+    """With the place that it got, tasks that others were about to claim could be launched as well."""
+    world = World(workers=2)
+    world.hear(CLIENT, submit(2, epoch=1, spec=m.JobSpec(kind=m.SLEEP, hedge_after_s=0.01)))
+    world.hear("w1", m.Claimed("a", 1, [0], [1]))
+    world.said()
+    world.wait(0.04)
+    assert world.said() == []
+
+
+def test_a_job_that_is_submitted_again_makes_room_for_itself() -> None:
+    """Seed 2104: it was refused, as one job too many, and what its client had left behind was launched on."""
+    world = World(workers=1, limits=SchedulerLimits(jobs=1))
+    world.hear(CLIENT, submit(2))
+    world.said()
+    world.hear(CLIENT, submit(2, epoch=1))
+    assert world.said() == [
+        fx.Send("w1", m.Cancel("a", 0, 1)), fx.Send(CLIENT, m.Accepted("a", 1, 1)), fx.Send("w1", m.Claim("a", 1)),
+    ]  # fmt: skip
+
+
+def test_a_job_that_is_submitted_again_and_refused_ends_here() -> None:
+    world = World(workers=1)
+    world.hear(CLIENT, submit(2), submit(1, job="b"))
+    world.machine.drain(world.now, world.now + 9.0)
+    world.said()
+    world.hear(CLIENT, submit(2, epoch=1))
+    assert [effect.message for effect in world.said() if isinstance(effect, fx.Send)] == [
+        m.Rejected("a", 1, "draining", "s1 is shutting down", 0.1),
+        m.Cancel("a", 0, 1),
+    ]
+    assert list(world.machine.state.jobs) == ["b"]

@@ -40,6 +40,7 @@ class Ears:
         self.heard: list[Arrival] = []
         self.seen_s = 0.0
         self.calls: list[tuple[float, float]] = []
+        self.interruptions = 0
         self.watcher = Watcher(
             settings,
             id=id,
@@ -51,11 +52,12 @@ class Ears:
         )
         self.watcher.start()
 
-    def _on_heard(self, seen_s: float, lag_s: float, arrivals: Sequence[Arrival]) -> None:
+    def _on_heard(self, seen_s: float, lag_s: float, arrivals: Sequence[Arrival], interrupted: bool) -> None:
         assert seen_s >= self.seen_s
         assert lag_s >= 0.0
         self.seen_s = seen_s
         self.calls.append((seen_s, lag_s))
+        self.interruptions += interrupted
         self.heard += arrivals
 
     def numbers(self) -> list[int]:
@@ -176,6 +178,8 @@ def test_a_server_that_hangs_stops_judgement_and_nothing_else(server, settings, 
     put(settings, 5)
     until(lambda: ears.numbers() == [5])
     assert [level for level, _, _ in ears.said.lines] == ["warning", "info"]
+    ears.next_turn()
+    assert ears.interruptions == 1, "beats may have been lost, once"
 
 
 def test_a_short_hang_shows_as_lag(server, listen):
@@ -186,6 +190,7 @@ def test_a_short_hang_shows_as_lag(server, listen):
     ears.next_turn()
     assert max(lag_s for _, lag_s in ears.calls) > 0.1
     assert not ears.said.lines, "shorter than the timeout: no outage"
+    assert not ears.interruptions, "and no beat was lost"
 
 
 def test_a_server_that_comes_back_empty(server, settings, listen):

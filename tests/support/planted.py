@@ -178,7 +178,7 @@ def hedges_on_the_same_worker() -> Iterator[None]:
         )
 
     def _forced(job: Job, now: float, taken: list[int], worker: str) -> list[int]:
-        from sparrowmq.core.job import Attempt
+        from sparrowmq.core.attempts import Attempt
 
         for index in taken:
             del job.wanted[index]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
+from sparrowmq.core.timeline import HISTORY_MS, EntryId, Timeline, parse
 from sparrowmq.store.lease import Tenure
-from sparrowmq.store.timeline import HISTORY_MS, EntryId, Timeline, parse
 
 UNIX_MS = 1_700_000_000_000
 

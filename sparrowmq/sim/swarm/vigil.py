@@ -25,6 +25,7 @@ SETTLED_S: Final = 2.5  # after which a node is known, and an outage forgotten
 SLACK_S: Final = 0.15
 LATER_S: Final = (5.0, 7.5)  # after which the death of a node is looked at again: another one may lead by then
 UNSEEN_BEATS: Final = 3.0  # of silence beside the detector's margin: the one awaited, and what adaptive ones add
+LEARN_GAPS: Final = ("bertier", "phi-accrual")  # detectors that allow for the variance of what they have seen
 _STOPPING: Final = {"crash", "pause", "drain", "freeze", "fail_over", "store", "unwatch"}
 
 
@@ -146,6 +147,9 @@ class Vigil:
         assert judged or self._emptied, f"{silent}, and {name} does not know it"
         if not judged:
             return
+        learns = pauses > 1 and self._scenario.assistant.detector in LEARN_GAPS
+        if learns and judged[0].detector.deadline_s > cluster.now:
+            return  # it has stood still before, and its gaps are the rule by which it is judged
         assert judged[0].state == DEAD, f"{silent}, and {name} takes it for {judged[0].state}"
         if node.kind == "scheduler":
             record = cluster.store.records.get(node.id)

@@ -46,6 +46,10 @@ _HEADER = re.compile(r"^\s*\[\s*([A-Za-z0-9_.\-\s]+?)\s*\]")
 _ASSIGNMENT = re.compile(r"^\s*([A-Za-z0-9_.\-]+)\s*=")
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|m|min|h|d|)")
 _UNITS_S: Final = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
+_EXAMPLES: Final = {
+    "worker.preload": "expected a module, or module:function",
+    "worker.allow": "expected module:function, or module:* for all public functions that the module defines",
+}
 _ADDRESS_EXAMPLE: Final = "expected an address such as tcp://127.0.0.1:7701 or ipc:///run/sparrowmq.sock"
 _LONGER_THAN: Final = (  # what waits for silence must wait for longer than the questions' distance
     *((f"{part}.silent_after_s", f"{part}.ping_interval_s") for part in ("scheduler", "worker", "client")),
@@ -188,7 +192,7 @@ def _convert(key: str, value: object, kind: Any, where: str, *, strict: bool) ->
     except msgspec.ValidationError as error:
         reason = str(error).replace("`", "")
         if "matching regex" in reason:
-            reason = "expected a module, or module:function" if key == "worker.preload" else _ADDRESS_EXAMPLE
+            reason = _EXAMPLES.get(key, _ADDRESS_EXAMPLE)
         shown = "(not shown)" if key in HIDDEN else repr(value)
         raise ConfigError(f"{where}: {key}: {reason[:1].lower()}{reason[1:]}; the value is {shown}") from None
     except ValueError as error:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sparrowmq.core import effects as fx, invariants
-from sparrowmq.core.hedging import FINISHED_MIN
 from sparrowmq.core.attempts import Attempt
+from sparrowmq.core.hedging import FINISHED_MIN
 from sparrowmq.protocol import messages as m
 from tests.support.scheduler import CLIENT, World, hello, outcome, result, submit, task
 

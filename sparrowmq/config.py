@@ -364,7 +364,7 @@ def check_exposure(scheduler: SchedulerSettings, security: SecuritySettings) -> 
         return
     for key in ("bind_workers", "bind_clients"):
         address = getattr(scheduler, key)
-        if not _is_local(address):
+        if not is_local(address):
             raise ConfigError(
                 f"scheduler.{key} = {address} can be reached from other machines, and whoever reaches it can run "
                 "code on the workers",
@@ -373,7 +373,8 @@ def check_exposure(scheduler: SchedulerSettings, security: SecuritySettings) -> 
             )
 
 
-def _is_local(address: str) -> bool:
+def is_local(address: str) -> bool:
+    """Return whether only this machine can reach an address, ipc:///PATH or tcp://HOST:PORT."""
     if address.startswith("ipc://"):
         return True
     host = address.removeprefix("tcp://").rpartition(":")[0].strip("[]")

@@ -149,7 +149,7 @@ def test_trailing_bytes(sample: m.AnyMessage) -> None:
 
 
 @pytest.mark.parametrize(
-    "tag", [0, 36, 127, 128, 2**32, 2**64 - 1, -1, -128, None, True, False, 1.0, "ping", b"\x18", [], [24], {}]
+    "tag", [0, 37, 127, 128, 2**32, 2**64 - 1, -1, -128, None, True, False, 1.0, "ping", b"\x18", [], [24], {}]
 )
 def test_unknown_tags(tag: object) -> None:
     error = refusal(msgpack.packb([[24, 1], [tag, 1]]))

@@ -1,7 +1,7 @@
 """The connections of one accepting socket: whose each is, when it is over, and how one is ended from this end.
 
-Owns: descriptors, and what the socket's monitor tells of them. Must not know: what peers say, or what follows from an
-end.
+Owns: descriptors, and what the socket's monitor tells of them. Must not know: what peers say, how much of it is too
+much (unfinished.py), or what follows from an end.
 
 An end shows as a monitor event that names a descriptor, while messages name a routing id; a message carries the
 descriptor of its connection and ties the two. Descriptors are reused at once, so the tie is made only after every older
@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -26,17 +27,29 @@ import zmq
 from sparrowmq.runtime.loop import Loop, Timer
 from sparrowmq.transport.link import LinkOptions, Monitor
 from sparrowmq.transport.strangers import Strangers
+from sparrowmq.transport.unfinished import LOOK_AGAIN_S, LOOK_EVERY_S, Flow, Unfinished
 
 _FAILED: Final = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
 _FAILED_AUTH: Final = int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
 _ACCEPTED: Final = int(zmq.EVENT_ACCEPTED)
 _DISCONNECTED: Final = int(zmq.EVENT_DISCONNECTED)
+_COUNTERS: Final = (
+    "accepted",
+    "handshake_failed",
+    "key_refused",
+    "unheard",
+    "no_hello_in_time",
+    "crowded_out",
+    "endless",
+)
+_NO_LINGER: Final = struct.pack("ii", 1, 0)  # of SO_LINGER: on, for no time
 _LOOK_AGAIN_S: Final = 0.05  # after strangers were given more time
 
 
 class Connections:
     """Watches a socket from before it is bound to `close`.
 
+    ``counts_bytes``: its connections are of TCP, whose kernel counts what they bring.
     ``on_end(rid)``: the connection that was tied to this routing id is over, or turned out not to be its own.
     ``on_events()``: events have come and were read. ``read_on()`` reads messages that wait and returns whether there
     may be more.
@@ -50,20 +63,23 @@ class Connections:
         options: LinkOptions,
         counters: dict[str, int],
         *,
+        counts_bytes: bool,
         on_end: Callable[[bytes], object],
         on_events: Callable[[], object],
         read_on: Callable[[], bool],
     ) -> None:
         self._loop = loop
         self._counters = counters
-        for name in ("accepted", "handshake_failed", "key_refused", "unheard", "no_hello_in_time", "crowded_out"):
-            counters[name] = 0
+        counters.update(dict.fromkeys(_COUNTERS, 0))
         self._on_end = on_end
         self._on_events = on_events
         self._read_on = read_on
         self._descriptors: dict[bytes, int] = {}
         self._owners: dict[int, bytes] = {}
-        self._open: set[int] = set()
+        self._unfinished = Unfinished(options.unread_bytes_max)  # of all connections that are open
+        self._flows: dict[bytes, Flow] = {}  # those that are tied
+        self._counts_bytes = counts_bytes
+        self._look_timer: Timer | None = None
         self._strangers = Strangers(options.hello_timeout_s, options.strangers_max)
         self._strangers_timer: Timer | None = None
         self._closed = False
@@ -71,7 +87,7 @@ class Connections:
         loop.add_socket(self._monitor.socket, self._on_event)
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self._unfinished)
 
     @property
     def owners(self) -> dict[int, bytes]:
@@ -83,6 +99,8 @@ class Connections:
         self._closed = True
         if self._strangers_timer is not None:
             self._strangers_timer.cancel()
+        if self._look_timer is not None:
+            self._look_timer.cancel()
         self._loop.remove(self._monitor.socket)
         self._monitor.close()
 
@@ -97,7 +115,7 @@ class Connections:
             return
         self.read_events()
         descriptor = _descriptor(frame)
-        if descriptor in self._open:
+        if descriptor in self._unfinished:
             self._give(descriptor, rid)
         else:
             self._on_end(rid)  # its end was among the events already read
@@ -111,6 +129,9 @@ class Connections:
             self._on_end(owner)
         self._owners[descriptor] = rid
         self._descriptors[rid] = descriptor
+        flow = self._unfinished.get(descriptor)
+        if flow is not None:
+            self._flows[rid] = flow
 
     def welcomed(self, rid: bytes) -> None:
         """It has said hello: its connection may stay."""
@@ -120,9 +141,48 @@ class Connections:
 
     def untie(self, rid: bytes) -> None:
         """Whatever becomes of the connection, ``on_end`` is not told."""
+        self._flows.pop(rid, None)
         descriptor = self._descriptors.pop(rid, -1)
         if self._owners.get(descriptor) == rid:
             del self._owners[descriptor]
+
+    # What they bring.
+
+    def took(self, rid: bytes, size: int, frames: int) -> None:
+        """A message of ``size`` bytes in so many frames was taken, or dropped, of what ``rid`` sent."""
+        flow = self._flows.get(rid)
+        if flow is not None:
+            self._unfinished.took(flow, size, frames)
+
+    def exhausted(self) -> None:
+        """All messages that had arrived were taken."""
+        self._unfinished.rounds += 1
+
+    def _look(self) -> None:
+        """End connections that go on and on with one message."""
+        self._look_timer = None
+        if self._unfinished.suspicious():
+            self._read_on()
+        if self._closed:
+            return
+        self.read_events()
+        for descriptor in self._unfinished.look(lambda descriptor: self._strangers.since(descriptor) is not None):
+            self._end_endless(descriptor)
+        self._watch_flows()
+
+    def _end_endless(self, descriptor: int) -> None:
+        flow = self._unfinished.get(descriptor)
+        if flow is None:
+            return
+        self._counters["endless"] += not flow.hung_up
+        flow.hung_up = True
+        self._shut_down(descriptor, lambda: self._unfinished.get(descriptor) is flow, reset=True)
+
+    def _watch_flows(self) -> None:
+        if self._counts_bytes and self._look_timer is None and len(self._unfinished) and not self._closed:
+            self._look_timer = self._loop.call_later(
+                LOOK_AGAIN_S if self._unfinished.suspicious() else LOOK_EVERY_S, self._look
+            )
 
     # Ends.
 
@@ -132,8 +192,12 @@ class Connections:
         if descriptor >= 0:
             self._shut_down(descriptor, lambda: self._owners.get(descriptor) == rid)
 
-    def _shut_down(self, descriptor: int, still_meant: Callable[[], bool]) -> None:
-        """End a connection. Its descriptor is ZeroMQ's to close: shut down what it stands for, if it still does."""
+    def _shut_down(self, descriptor: int, still_meant: Callable[[], bool], *, reset: bool = False) -> None:
+        """End a connection. Its descriptor is ZeroMQ's to close: shut down what it stands for, if it still does.
+
+        ``reset``: tell the other side that what is on the way is lost. Else one whose data finds no room is left to
+        wait for minutes.
+        """
         if self._closed:
             return
         try:
@@ -144,6 +208,8 @@ class Connections:
             self.read_events()  # no end was reported until now: the copy is of this connection, not of a later one
             if still_meant():
                 with contextlib.suppress(OSError):
+                    if reset:
+                        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
                     connection.shutdown(socket.SHUT_RDWR)
 
     def _end_strangers(self) -> None:
@@ -194,16 +260,17 @@ class Connections:
         for event, value in self._monitor.drain():
             if event == _ACCEPTED:
                 self._counters["accepted"] += 1
-                self._open.add(value)
+                self._unfinished.arrived(value)
                 self._strangers.arrived(value, now)
             elif event == _DISCONNECTED:
-                self._open.discard(value)
+                self._unfinished.gone(value)
                 self._strangers.gone(value)
                 rid = self._owners.pop(value, None)
                 if rid is None:
                     self._counters["unheard"] += 1
                 else:
                     self._descriptors.pop(rid, None)
+                    self._flows.pop(rid, None)
                     self._on_end(rid)
             elif event == _FAILED_AUTH:
                 self._counters["key_refused"] += 1
@@ -211,6 +278,7 @@ class Connections:
                 self._counters["handshake_failed"] += 1
         if self._strangers_timer is None:
             self._watch_strangers()
+        self._watch_flows()
 
 
 def _descriptor(frame: zmq.Frame) -> int:

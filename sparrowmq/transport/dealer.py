@@ -30,6 +30,7 @@ from sparrowmq.transport.link import (
     Monitor,
     Reader,
     apply_options,
+    cut,
     receive_blobs,
     send_parts,
 )
@@ -128,11 +129,11 @@ class Dealer:
         """Return the multipart messages that say ``batch``; the first hello stands in one with its proof alone."""
         credentials, self._unproven = self._unproven, None
         if credentials is None:
-            return self._encoder.encode(batch)
+            return cut(self._encoder, batch)
         hello, *rest = batch
         assert isinstance(hello, m.Hello), "a connection starts with a hello"
         proof = m.Proof(credentials.role, hello.id, credentials.proof(hello.id))
-        return self._encoder.encode([proof, hello]) + (self._encoder.encode(rest) if rest else [])
+        return self._encoder.encode([proof, hello]) + (cut(self._encoder, rest) if rest else [])
 
     def close(self) -> None:
         """End the connection after what was sent has left (up to ``linger_s``); nothing is reported any more."""

@@ -20,7 +20,7 @@ import msgspec
 import zmq
 
 from sparrowmq import limits
-from sparrowmq.protocol import messages as m
+from sparrowmq.protocol import codec, messages as m
 from sparrowmq.runtime.loop import Loop
 
 DRAIN_MESSAGES = 256  # multiparts taken from one socket in one turn, so that no peer starves the rest
@@ -42,6 +42,7 @@ class LinkOptions(msgspec.Struct, frozen=True):
     heartbeat_timeout_s: float = 20.0  # at least as long as the largest frame takes: 64 MiB at 27 Mbit/s
     dead_host_s: int = 5  # silence on an idle link, or unacknowledged data, before the kernel gives up
     unheard_bytes_max: int = 2**53  # that a router sends to a peer which says nothing meanwhile
+    unread_bytes_max: int = 4 * 1024**3  # that a peer may have sent to a router and that nobody has come to read
     hello_timeout_s: float = 5.0  # from the accepting of a connection; longer than any handshake
     strangers_max: int = 4096  # connections to a router without a hello
 
@@ -150,6 +151,18 @@ def receive_blobs(sock: zmq.Socket[bytes]) -> list[m.Blob]:
         if len(blobs) < limits.FRAMES_MAX:
             blobs.append(m.Blob(frame, len(frame)))
     return blobs
+
+
+def cut(encoder: codec.Encoder, batch: Sequence[m.AnyMessage]) -> list[list[Any]]:
+    """Return multipart messages that together say ``batch``, none larger than the one that bears the largest job.
+
+    The other end hangs up on more than that. Frames alone do not bound a batch: each may bring 1,023 of 64 MiB.
+    """
+    made: list[list[Any]] = encoder.encode(batch)
+    if len(batch) == 1 or all(sum(map(len, parts)) <= limits.JOB_BYTES_MAX for parts in made):
+        return made
+    half = len(batch) // 2
+    return cut(encoder, batch[:half]) + cut(encoder, batch[half:])
 
 
 def send_frame(sock: zmq.Socket[bytes], frame: object, flags: int, *, copy: bool = True) -> None:

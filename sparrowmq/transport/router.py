@@ -54,7 +54,8 @@ class Router:
     error)``: something that is no message of this protocol, or comes before a hello; the peer may be told
     with `send`. After three of them the peer is ignored, and lost if it was known. A peer that was sent more than
     ``options.unheard_bytes_max`` since it last said something is lost. A connection without a hello within
-    ``options.hello_timeout_s`` is ended; so are the oldest of those where there are too many.
+    ``options.hello_timeout_s`` is ended; so are the oldest of those where there are too many, and over TCP one that
+    goes on without end with what is no whole message (unfinished.py).
 
     With a ``guard`` connections are encrypted, and only those are peers that prove who they are (a `Zap` answers for
     the context then).
@@ -103,6 +104,7 @@ class Router:
             self._socket,
             options,
             self.counters,
+            counts_bytes=bind_address.startswith("tcp://"),
             on_end=self._lose,
             on_events=self._after_events,
             read_on=self._on_readable,
@@ -180,6 +182,8 @@ class Router:
     def _on_readable(self) -> bool:
         """Take what has arrived, up to a bound; return whether more may be there."""
         more = self._reader.read()
+        if not more:
+            self.connections.exhausted()
         self._report_losses(time.monotonic() if more else float("inf"))
         return more
 
@@ -187,10 +191,17 @@ class Router:
         """Take the message that starts with this routing id; return whether to go on."""
         body = self._socket.recv(NOBLOCK, copy=False)
         blobs = receive_blobs(self._socket) if body.more else []
+        self._judge(rid, body, blobs)
+        size = len(body) + sum([blob.size for blob in blobs]) if blobs else len(body)
+        self.connections.took(rid, size, 1 + len(blobs))
+        return not self._closed
+
+    def _judge(self, rid: bytes, body: zmq.Frame, blobs: Sequence[m.Blob]) -> None:
+        """Hand a message on if it is a peer's, make its sender one, or note what is wrong with it."""
         peer = self._peers.get(rid)
         if peer is None and rid in self._ignored:
             self._ignore(rid, body)
-            return True
+            return
         try:
             if peer is None:
                 peer, batch = self._meet(rid, body, blobs)
@@ -203,7 +214,6 @@ class Router:
         else:
             self._unheard.pop(rid, None)
             self._on_batch(peer, batch)
-        return not self._closed
 
     def _meet(self, rid: bytes, body: zmq.Frame, blobs: Sequence[m.Blob]) -> tuple[Peer, list[m.AnyMessage]]:
         """Make a stranger a peer if it says properly who it is; otherwise raise ProtocolError."""

@@ -287,7 +287,7 @@ def test_of_two_peers_with_one_descriptor_the_later_one_lives(tcp: Net) -> None:
     router = tcp.router
     early, late = (b"\0\xff\xff\xff\xff", b"\0\0\0\0\x01")  # the 32-bit count has wrapped around
     connections = router.connections
-    connections._open.add(999)
+    connections._unfinished.arrived(999)
     for first, second in ((early, late), (late, early)):
         router._peers = {rid: ("t", rid) for rid in (first, second)}
         connections._give(999, first)

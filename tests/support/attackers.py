@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import operator
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from tests.support.messages import blobs
 
 DEADLINE_S = 20.0
 GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x01"  # of ZMTP 3.1, up to the mechanism
+NULL = GREETING + b"NULL".ljust(20, b"\0") + bytes(32) + b"\x04\x1c\x05READY\x0bSocket-Type\0\0\0\6DEALER"
 CURVE = GREETING + b"CURVE".ljust(20, b"\0") + bytes(32)
 
 Message = TypeVar("Message", bound=m.AnyMessage)
@@ -217,6 +219,53 @@ class Honest:
             self._stop.set()
             self._thread.join(DEADLINE_S)
         assert not self._errors, self._errors
+
+
+def shake_hands(address: str) -> socket.socket:
+    """Return a plain connection on which frames may follow; there are no keys."""
+    connection, heard = connect(address), b""
+    connection.sendall(NULL)
+    while len(heard) < len(GREETING) + 52 + 2 or len(heard) < len(GREETING) + 52 + 2 + heard[len(GREETING) + 53]:
+        heard += connection.recv(4096)
+    return connection
+
+
+def frame(data: bytes, *, more: bool = False) -> bytes:
+    """Return a frame as it goes over a connection without keys."""
+    return struct.pack(">BQ", 2 | more, len(data)) + data
+
+
+class Endless:
+    """Sends ``start`` and then ``data`` again and again from a thread of its own, up to a number of bytes."""
+
+    def __init__(self, address: str, start: bytes, data: bytes, most: int) -> None:
+        self._connection = shake_hands(address)
+        self._start, self._data, self._most = start, data, most
+        self.sent = 0
+        self.was_ended = False
+        self._thread = threading.Thread(target=self._send, daemon=True)
+        self._thread.start()
+
+    def _send(self) -> None:
+        try:
+            self._connection.sendall(self._start)
+            while self.sent < self._most:
+                self._connection.sendall(self._data)
+                self.sent += len(self._data)
+                time.sleep(0.002)  # faster, and even a prompt end comes after gigabytes
+        except OSError:
+            self.was_ended = True
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it sends no more, for whatever reason."""
+        return not self._thread.is_alive()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        self._thread.join(DEADLINE_S)
+        self._connection.close()
 
 
 def drip(connections: Sequence[socket.socket], data: bytes, until_over: Callable[[], bool], pause_s: float) -> None:

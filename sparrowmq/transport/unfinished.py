@@ -1,0 +1,149 @@
+"""What connections have brought and nobody has got as a message: how much, and which of them hang up for it.
+
+Owns: that count, and when which connection is looked at. Must not know: routing ids, or how a connection is ended.
+
+ZeroMQ hands over whole messages only: it keeps the frames of one whose last frame has not come, and its limit is one
+for each frame. Who never sends a last frame would take all memory. From above nothing of it shows; from below it does:
+the kernel counts what a TCP connection has brought (TCP_INFO, Linux 4.1). That less the messages that were taken is
+what ZeroMQ holds of it. It is too much when it exceeds the largest message (of a stranger: of one frame, which a hello
+is) and no message has come of it although everything that could be read was. A Unix socket has no such count: whoever
+may write to its directory is its owner and is trusted.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import itertools
+import socket
+import sys
+import termios
+from collections.abc import Callable
+from typing import Final
+
+from sparrowmq import limits
+
+LOOK_EVERY_S: Final = 0.1
+LOOK_AGAIN_S: Final = 0.02  # while somebody holds too much, messages or not
+# Beyond what a message holds: its framing, the handshake, what ZeroMQ has taken from the kernel and not cut yet.
+_SLACK_BYTES: Final = 1024 * 1024
+STRANGER_BYTES_MAX: Final = limits.FRAME_BYTES_MAX + _SLACK_BYTES
+# The body and the payloads of the largest job; a dealer's batches are cut to that (link.cut).
+PEER_BYTES_MAX: Final = limits.JOB_BYTES_MAX + limits.FRAME_BYTES_MAX + _SLACK_BYTES
+_NEAR_BYTES: Final = 8 * 1024 * 1024  # held of one connection, from which on it is looked at each time
+_FRAME_EXTRA_BYTES: Final = 64  # around a frame at most: 9 by ZMTP, with CURVE 33 more
+_COMMANDS_BYTES: Final = 64  # between two looks: heartbeats and their answers, which are no messages
+_ALL_IN_LOOKS: Final = 10  # after so many, each connection was looked at ...
+_LOOKS_MIN, _LOOKS_MAX = 100, 500  # ... where it takes neither fewer nor more at one time, at 4 us each
+_PEEK_BYTES: Final = 136  # of the kernel's struct tcp_info; bytes_received is its 64-bit field at 128
+
+
+class Flow:
+    """One connection. ``held``: bytes of it that were no message yet when it was looked at."""
+
+    __slots__ = ("held", "hung_up", "received", "since", "taken")
+
+    def __init__(self) -> None:
+        self.received = 0  # at the last look
+        self.taken = 0  # as messages, since then
+        self.held = 0
+        self.hung_up = False
+        self.since: tuple[int, int] | None = None  # rounds and messages, when it was first seen to hold too much
+
+
+class Unfinished:
+    """The flows of one socket, by descriptor. ``unread_max``: bytes of one that are too many, messages or not."""
+
+    def __init__(self, unread_max: int) -> None:
+        self.rounds = 0  # how often everything that had arrived was read
+        self._unread_max = unread_max
+        self._messages = 0
+        self._flows: dict[int, Flow] = {}  # that looked at longest ago first
+        self._near: dict[int, None] = {}  # those to look at each time, in the same order
+
+    def __contains__(self, descriptor: int) -> bool:
+        return descriptor in self._flows
+
+    def __len__(self) -> int:
+        return len(self._flows)
+
+    def arrived(self, descriptor: int) -> None:
+        """A connection was accepted; an older one with this descriptor is over."""
+        self.gone(descriptor)
+        self._flows[descriptor] = Flow()
+        self._near[descriptor] = None
+
+    def gone(self, descriptor: int) -> None:
+        """The connection is over."""
+        self._flows.pop(descriptor, None)
+        self._near.pop(descriptor, None)
+
+    def get(self, descriptor: int) -> Flow | None:
+        """Return the flow of the connection that has this descriptor now."""
+        return self._flows.get(descriptor)
+
+    def took(self, flow: Flow, size: int, frames: int) -> None:
+        """A message of ``size`` bytes in so many frames was taken from this connection."""
+        flow.taken += size + frames * _FRAME_EXTRA_BYTES
+        self._messages += 1
+
+    def suspicious(self) -> bool:
+        """Whether somebody held too much at the last look: everything should be read before the next."""
+        return any(self._flows[descriptor].since is not None for descriptor in self._near)
+
+    def look(self, is_stranger: Callable[[int], bool]) -> list[int]:
+        """Look at some connections, most of all at those in doubt; return those to hang up."""
+        count = min(_LOOKS_MAX, max(_LOOKS_MIN, len(self._flows) // _ALL_IN_LOOKS))
+        chosen = dict.fromkeys(itertools.islice(self._near, _LOOKS_MAX))
+        chosen.update(dict.fromkeys(itertools.islice(self._flows, count)))
+        return [descriptor for descriptor in chosen if self._is_endless(descriptor, is_stranger(descriptor))]
+
+    def _is_endless(self, descriptor: int, stranger: bool) -> bool:
+        flow = self._flows[descriptor] = self._flows.pop(descriptor)
+        self._near.pop(descriptor, None)
+        received = bytes_received(descriptor)
+        if received is None:
+            return False
+        if flow.taken:
+            flow.since = None
+        flow.held = max(0, flow.held + received - flow.received - flow.taken - _COMMANDS_BYTES)
+        flow.received, flow.taken = received, 0
+        if stranger or flow.held > _NEAR_BYTES:
+            self._near[descriptor] = None
+        most = STRANGER_BYTES_MAX if stranger else PEER_BYTES_MAX
+        if flow.held <= most or flow.held - bytes_unread(descriptor) <= most:
+            flow.since = None
+            return False
+        if flow.since is None:
+            flow.since = (self.rounds, self._messages)
+        return flow.held > self._unread_max or self._had_its_turn(flow.since)
+
+    def _had_its_turn(self, since: tuple[int, int]) -> bool:
+        """Whether a complete message would have been read since then: each connection's turn comes in each round."""
+        rounds, messages = since
+        return self.rounds > rounds or self._messages - messages > 2 * len(self._flows) + _LOOKS_MAX
+
+
+def bytes_received(descriptor: int) -> int | None:
+    """Return what a TCP connection has brought so far; None for what is none, or is closed."""
+    try:
+        connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=descriptor)
+    except OSError:
+        return None
+    try:
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _PEEK_BYTES)
+    except OSError:
+        return None
+    finally:
+        connection.detach()  # it is ZeroMQ's
+    return int.from_bytes(info[128:136], sys.byteorder) if len(info) == _PEEK_BYTES else None
+
+
+def bytes_unread(descriptor: int) -> int:
+    """Return how much of that lies in the kernel still."""
+    count = array.array("i", [0])
+    try:
+        fcntl.ioctl(descriptor, termios.FIONREAD, count)
+    except OSError:
+        return 0
+    return count[0]

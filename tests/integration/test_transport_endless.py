@@ -1,0 +1,270 @@
+"""Router over TCP: messages without an end cost their sender the connection, and large ones cost nobody anything."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from sparrowmq import limits
+from sparrowmq.protocol import codec, messages as m
+from sparrowmq.transport import connections, unfinished
+from sparrowmq.transport.link import cut
+from sparrowmq.transport.unfinished import PEER_BYTES_MAX, STRANGER_BYTES_MAX, Unfinished
+from tests.support.attackers import Endless, frame, shake_hands
+from tests.support.net import FAST, Net, encoded, hello
+
+MIB = 1024 * 1024
+NONCES = itertools.count(1000)
+ENOUGH = 600 * MIB  # is sent at most, so that no machine suffers where nothing ends it
+PART = frame(bytes(MIB), more=True)
+PAYLOAD = bytes(limits.FRAME_BYTES_MAX)
+
+
+@pytest.fixture
+def tcp() -> Iterator[Net]:
+    net = Net("tcp://127.0.0.1:0", msgspec.structs.replace(FAST, hello_timeout_s=30.0))
+    dealer, _, _ = net.dealer()
+    dealer.send([hello("good")])
+    net.until(lambda: net.knows("good"))
+    yield net
+    net.close()
+
+
+def is_served(net: Net) -> None:
+    """The one that keeps to the rules is there and heard."""
+    nonce = next(NONCES)
+    net.dealers[0].send([m.Ping(nonce)])
+    net.until(lambda: m.Ping(nonce) in net.said[net.peer("good")])
+
+
+def submit(job: str, payloads: int) -> m.Submit:
+    blobs: list[Any] = [m.Blob(PAYLOAD, len(PAYLOAD)) for _ in range(payloads)]
+    return m.Submit(job, 0, m.JobSpec(kind=m.SLEEP, name="large"), payloads, blobs)
+
+
+@contextlib.contextmanager
+def endless(net: Net, *first: bytes, data: bytes = PART) -> Iterator[Endless]:
+    sender = Endless(net.router.address, b"".join(map(frame, first)), data, ENOUGH)
+    try:
+        yield sender
+    finally:
+        sender.close()
+
+
+def test_a_stranger_whose_first_message_does_not_end_is_hung_up(tcp: Net) -> None:
+    with endless(tcp) as sender:
+        tcp.until(lambda: sender.is_over)
+        assert sender.was_ended
+        assert STRANGER_BYTES_MAX - 2 * MIB < sender.sent < PEER_BYTES_MAX
+        is_served(tcp)
+    tcp.until(lambda: len(tcp.router.connections) == 1)
+    assert tcp.router.counters["endless"] == 1
+    assert not tcp.lost
+    assert not tcp.bad
+
+
+def test_a_peer_whose_message_does_not_end_is_hung_up_and_lost(tcp: Net) -> None:
+    with endless(tcp, *encoded(hello("bad"))) as sender:
+        tcp.until(lambda: sender.is_over)
+        assert sender.was_ended
+        assert sender.sent > PEER_BYTES_MAX - 2 * MIB
+        is_served(tcp)
+    tcp.until(lambda: tcp.lost)
+    assert tcp.lost == [tcp.peer("bad")]
+    assert tcp.router.counters["endless"] == 1
+
+
+def test_messages_of_others_do_not_hide_it(tcp: Net) -> None:
+    """While there is always something to read, too, and the sender's own small messages came before."""
+    dealer = tcp.dealers[0]
+
+    def chatter() -> None:
+        dealer.send([m.Ping(1)])
+        if not sender.is_over:
+            tcp.loop.post(chatter)
+
+    with endless(tcp, *encoded(hello("bad")), *encoded(m.Ping(1)) * 1000) as sender:
+        chatter()
+        tcp.until(lambda: sender.is_over)
+        assert sender.was_ended
+    tcp.until(lambda: tcp.lost)
+    assert tcp.router.counters["endless"] == 1
+
+
+def test_who_is_never_read_to_the_end_is_hung_up_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More complete messages than can be read in any time: they hold memory, too."""
+    monkeypatch.setattr(unfinished, "PEER_BYTES_MAX", 16 * MIB)
+    net = Net("tcp://127.0.0.1:0", msgspec.structs.replace(FAST, unread_bytes_max=32 * MIB))
+    with endless(net, *encoded(hello("bad")), data=frame(*encoded(m.Ping(1))) * 10_000) as sender:
+        net.until(lambda: net.lost, 20.0)
+        assert sender.sent < ENOUGH
+    assert net.router.counters["endless"] == 1
+    net.close()
+
+
+def test_the_largest_messages_pass_however_fast(tcp: Net) -> None:
+    """A few jobs of the largest size in one batch, which is cut for the way."""
+    dealer, _, ends = tcp.dealer()
+    dealer.send([hello("large")])
+    dealer.send([submit(f"job-{number}", 3) for number in range(4)])
+    tcp.until(lambda: tcp.knows("large") and len(tcp.said[tcp.peer("large")]) == 5, 15.0)
+    assert tcp.router.counters["endless"] == 0
+    assert not ends
+    assert not tcp.lost
+    assert not tcp.bad
+    is_served(tcp)
+
+
+def test_the_largest_messages_pass_however_slowly(tcp: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looked at a hundred times on the way, and just within what a peer may hold."""
+    monkeypatch.setattr(connections, "LOOK_EVERY_S", 0.01)
+    with shake_hands(tcp.router.address) as slow:
+        slow.sendall(frame(*encoded(hello("slow"))))
+        parts = codec.Encoder().encode([submit("job", 4)])[0]
+        last = len(parts) - 1
+        wire = [frame(bytes(part), more=at < last) for at, part in enumerate(parts)]  # type: ignore[call-overload]
+
+        def send() -> None:
+            for data in wire:
+                for at in range(0, len(data), 4 * MIB):
+                    slow.sendall(data[at : at + 4 * MIB])
+                    time.sleep(0.02)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        tcp.until(lambda: tcp.knows("slow") and len(tcp.said[tcp.peer("slow")]) == 2, 15.0)
+        thread.join()
+    assert tcp.router.counters["endless"] == 0
+
+
+def test_a_batch_is_cut_to_what_one_message_may_hold_and_says_the_same() -> None:
+    batch: list[m.AnyMessage] = [submit(f"job-{number}", number % 4 + 1) for number in range(9)]
+    made = cut(codec.Encoder(), [m.Ping(1), *batch, m.Ping(2)])
+    assert all(sum(map(len, parts)) <= limits.JOB_BYTES_MAX + limits.FRAME_BYTES_MAX for parts in made)
+    read = [codec.decode(body, [m.Blob(blob, len(blob)) for blob in blobs]) for body, *blobs in made]
+    said = [message for messages in read for message in messages]
+    assert (said[0], said[-1]) == (m.Ping(1), m.Ping(2))
+    submits = [message for message in said if isinstance(message, m.Submit)]
+    assert [submit.job for submit in submits] == [f"job-{number}" for number in range(9)]
+    assert [len(submit.payloads) for submit in submits] == [number % 4 + 1 for number in range(9)]
+    assert len(cut(codec.Encoder(), [m.Ping(n) for n in range(1000)])) == 1
+
+
+# The count.
+
+
+def test_what_came_is_counted_by_the_kernel_and_nothing_else_is() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as there:
+        here, _ = server.accept()
+        with here:
+            there.sendall(bytes(1000))
+            while unfinished.bytes_unread(here.fileno()) < 1000:
+                time.sleep(0.001)
+            here.recv(400)
+            assert unfinished.bytes_received(here.fileno()) == 1000
+            assert unfinished.bytes_unread(here.fileno()) == 600
+            closed = here.fileno()
+        assert unfinished.bytes_received(closed) is None
+    left, right = socket.socketpair()
+    assert unfinished.bytes_received(left.fileno()) is None, "a Unix socket has no such count"
+    left.close()
+    right.close()
+    with open("/dev/null", "rb") as file:
+        assert unfinished.bytes_received(file.fileno()) is None
+        assert unfinished.bytes_unread(file.fileno()) == 0
+
+
+class Kernel:
+    """What it would say of each descriptor; it counts how often it is asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.received: dict[int, int] = {}
+        self.unread: dict[int, int] = {}
+        self.asked: list[int] = []
+        monkeypatch.setattr(unfinished, "bytes_received", self._received)
+        monkeypatch.setattr(unfinished, "bytes_unread", lambda descriptor: self.unread.get(descriptor, 0))
+
+    def _received(self, descriptor: int) -> int | None:
+        self.asked.append(descriptor)
+        return self.received.get(descriptor)
+
+
+def look(flows: Unfinished, *, stranger: bool = False) -> list[int]:
+    """All that there was to read is read, and then it looks."""
+    flows.rounds += 1
+    return flows.look(lambda _: stranger)
+
+
+def test_one_that_says_much_in_whole_messages_for_days_is_not_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel, flows = Kernel(monkeypatch), Unfinished(2**60)
+    flows.arrived(5)
+    flow = flows.get(5)
+    assert flow is not None
+    for second in range(1, 5_000):
+        kernel.received[5] = second * (10 * (100_000 + 42) + 20)  # with keys, and heartbeats beside
+        for _ in range(10):
+            flows.took(flow, 100_000, 1)
+        assert look(flows) == []
+        assert flow.held == 0
+    for _ in range(100_000):  # and nothing but heartbeats
+        kernel.received[5] += 20
+        assert look(flows) == []
+        assert flow.held == 0
+
+
+def test_small_messages_earn_no_credit_for_an_endless_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel, flows = Kernel(monkeypatch), Unfinished(2**60)
+    flows.arrived(5)
+    flow = flows.get(5)
+    assert flow is not None
+    kernel.received[5] = 0
+    for _ in range(100):
+        for _ in range(100_000):
+            flows.took(flow, 1, 1)
+        kernel.received[5] += 3 * 100_000
+        assert look(flows) == []
+    kernel.received[5] += PEER_BYTES_MAX + MIB
+    assert [look(flows), look(flows)] == [[], [5]]
+
+
+def test_what_is_complete_and_unread_or_in_the_kernel_still_is_not_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel, flows = Kernel(monkeypatch), Unfinished(8 * PEER_BYTES_MAX)
+    flows.arrived(5)
+    flow = flows.get(5)
+    assert flow is not None
+    kernel.received[5] = 2 * PEER_BYTES_MAX
+    for _ in range(10):
+        assert flows.look(lambda _: False) == [], "nobody has read meanwhile"
+    flows.took(flow, 1000, 1)
+    assert [look(flows), look(flows)] == [[], [5]], "read to the end, and most of it was no message"
+    kernel.unread[5] = PEER_BYTES_MAX
+    assert [look(flows), look(flows)] == [[], []]
+
+
+def test_each_of_many_connections_is_looked_at_in_time_and_those_in_doubt_always(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kernel, flows = Kernel(monkeypatch), Unfinished(2**60)
+    for descriptor in range(2000):
+        flows.arrived(descriptor)
+        kernel.received[descriptor] = 1000
+    while len(set(kernel.asked)) < 2000:
+        look(flows)
+    kernel.asked.clear()
+    kernel.received[77] = 100 * MIB
+    for _ in range(10):
+        look(flows)
+    assert set(kernel.asked) == set(range(2000))
+    for _ in range(10):
+        kernel.asked.clear()
+        assert look(flows) == []
+        assert 77 in kernel.asked
+        assert len(kernel.asked) <= 201

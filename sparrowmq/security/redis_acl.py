@@ -29,8 +29,7 @@ class Row(NamedTuple):
     keys: str
 
 
-# Of a connection: finding out whether it is there, choosing the database. What redis-py says of itself (client
-# setinfo) may be refused; to name a command that Redis 7.0 does not know would keep it from starting.
+# Of a connection: finding out whether it is there, choosing the database.
 _CONNECTION: Final = "ping select multi exec discard"
 _LISTEN: Final = "subscribe unsubscribe"
 _FIND: Final = (Row("zrevrange", "R", "schedulers"), Row("get mget", "R", "scheduler:*"))

@@ -94,6 +94,7 @@ def _options(settings: StoreSettings, url: Target) -> dict[str, Any]:
         "socket_timeout": settings.reply_timeout_s,
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,
+        "driver_info": None,  # no CLIENT SETINFO: Redis 7.0 does not know it, and nobody's user needs the right to it
     }
     if not url.plain.startswith("unix:"):
         options["socket_keepalive"] = True

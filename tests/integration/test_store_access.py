@@ -16,12 +16,14 @@ import msgspec
 import pytest
 import redis
 
+from sparrowmq import metrics
 from sparrowmq.cli.main import main
+from sparrowmq.core.assistant import Assistant
 from sparrowmq.core.effects import ForgetJob, SaveJob, SaveOutcomes
 from sparrowmq.core.keeping import Orphan
 from sparrowmq.errors import Refused
 from sparrowmq.protocol import messages as m
-from sparrowmq.settings import StoreSettings
+from sparrowmq.settings import AssistantSettings, StoreSettings
 from sparrowmq.store.beats import Beats
 from sparrowmq.store.connection import authenticated, connect
 from sparrowmq.store.jobs import JobReader
@@ -157,7 +159,7 @@ def test_beats_lease_reports_and_condemnation(allowed: Locked) -> None:
         interval_s=0.01,
         entries_max=1000,
         post=Posts(),
-        on_heard=lambda seen_s, lag_s, arrivals: heard.extend(arrivals),
+        on_heard=lambda seen_s, lag_s, arrivals, interrupted: heard.extend(arrivals),
         log=said,
     )
     lease = Lease(allowed.role("assistant"), holder="a", lease_s=0.3, post=Posts(), on_change=lambda: None, log=said)
@@ -215,6 +217,22 @@ def test_what_a_role_does_not_need_is_refused(locked: Locked, role: str) -> None
         with pytest.raises(redis.exceptions.NoPermissionError):
             client.execute_command(*(word.replace("\\x20", " ") for word in command.split()))
     client.close()
+
+
+def test_figures_are_read_as_a_client(allowed: Locked) -> None:
+    report = Assistant(id=ASSISTANT.id, incarnation=1, settings=AssistantSettings()).report(0.0)
+    holder = f"{ASSISTANT.id}:{ASSISTANT.incarnation}"
+    registry = Registry(allowed.role("assistant"))
+    registry.publish(ASSISTANT)
+    registry.tell(ASSISTANT.id, msgspec.json.encode(report))
+    lease = Lease(
+        allowed.role("assistant"), holder=holder, lease_s=5.0, post=Posts(), on_change=lambda: None, log=Said()
+    )
+    lease.start()
+    until(lambda: metrics.read(allowed.role("client")).leads)
+    assert metrics.read(allowed.role("client")).report == report
+    lease.stop()
+    registry.withdraw(ASSISTANT)
 
 
 def test_who_may_not_tidy_up_reads_all_the_same(locked: Locked) -> None:

@@ -59,7 +59,7 @@ def test_records_announcements_beats_and_the_lease_go_over_tls(settings: StoreSe
         interval_s=0.01,
         entries_max=1000,
         post=Posts(),
-        on_heard=lambda seen_s, lag_s, arrivals: heard.extend(arrivals),
+        on_heard=lambda seen_s, lag_s, arrivals, interrupted: heard.extend(arrivals),
         log=said,
     )
     for thread in (store, beats, lease, watcher):

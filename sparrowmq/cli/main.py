@@ -38,6 +38,7 @@ _COMMANDS = {
     "scheduler": ("sparrowmq.cli.role:scheduler", "Start a scheduler."),
     "worker": ("sparrowmq.cli.role:worker", "Start, list, drain, stop workers."),
     "assistant": ("sparrowmq.cli.assistant:assistant", "Start an assistant, show what it thinks of whom."),
+    "metrics": ("sparrowmq.cli.metrics:metrics", "Serve figures to Prometheus."),
     "config": ("sparrowmq.cli.configure:config", "Show settings, check files."),
     "keys": ("sparrowmq.cli.keys:keys", "Make, list, revoke keys."),
     "doctor": ("sparrowmq.cli.doctor:doctor", "Look for what is wrong, and say what to do."),

@@ -41,7 +41,11 @@ class Arrival(NamedTuple):
 
 
 class NodeReport(msgspec.Struct, frozen=True):
-    """One node as the assistant sees it."""
+    """One node as the assistant sees it.
+
+    ``wait_ms`` is how long a task submitted now would wait at this worker. None: it takes none, no task has ended
+    there yet, or it is a scheduler.
+    """
 
     kind: str
     id: str
@@ -54,6 +58,7 @@ class NodeReport(msgspec.Struct, frozen=True):
     slots: int
     running: int
     queued: int
+    wait_ms: float | None = None
 
 
 class AssistantReport(msgspec.Struct, frozen=True):
@@ -325,9 +330,10 @@ class Assistant:
         beat = node.beat
         since_unix_s = self._unix_offset_s + node.since_s
         silent_ms = round(self._silent_s(node) * 1e3, 1)
+        wait_us = self.hinting.expected_wait_us(beat.id) if beat.kind == m.WORKER else None
         return NodeReport(
             beat.kind, beat.id, beat.incarnation, node.state, since_unix_s, silent_ms, node.beats, node.suspicions,
-            beat.slots, beat.running, beat.queued,
+            beat.slots, beat.running, beat.queued, None if wait_us is None else wait_us / 1e3,
         )  # fmt: skip
 
     def _log(self, level: str, event: str, **fields: object) -> None:

@@ -42,11 +42,27 @@ class _Worker:
 
     def wait_us(self, scheduler: str) -> int:
         """Return for how long what others have left here is expected to keep one more task from starting."""
-        beat = self.beat
         total = sum(self.recent.values())
         others = 1.0 - self.recent.get(scheduler, 0.0) / total if total else 1.0
-        ahead = others * (beat.running + QUEUED * beat.queued) - beat.slots + 1
-        return min(_WAIT_US_MAX, max(0, int(ahead / max(1, beat.slots) * beat.service_us)))
+        return min(_WAIT_US_MAX, max(0, int(self._turns(others) * self.beat.service_us)))
+
+    def expected_wait_us(self) -> int | None:
+        """Return for how long all that is here keeps one more task from starting; None where that cannot be told.
+
+        That is so where no task has ended yet, and where no task is taken (it drains, it has no slots).
+        """
+        beat = self.beat
+        if beat.draining or not beat.slots:
+            return None
+        turns = self._turns(1.0)
+        if turns <= 0.0:
+            return 0
+        return min(_WAIT_US_MAX, int(turns * beat.service_us)) if beat.service_us else None
+
+    def _turns(self, part: float) -> float:
+        """Return for how many service times one more task waits behind this part of the load; up to 0: it does not."""
+        beat = self.beat
+        return (part * (beat.running + QUEUED * beat.queued) - beat.slots + 1) / max(1, beat.slots)
 
 
 @dataclass(slots=True, eq=False)
@@ -106,6 +122,11 @@ class Hinting:
         if self._workers.pop(node, None) is not None:
             self._ring = None
         self._schedulers.pop(node, None)
+
+    def expected_wait_us(self, worker: str) -> int | None:
+        """Return for how long one more task, of anybody's, would wait at this worker; None where nobody can tell."""
+        known = self._workers.get(worker)
+        return known.expected_wait_us() if known is not None else None
 
     def hints(self, now: float, scheduler: str, term: int) -> m.Hints | None:
         """Return what this scheduler is to know now; None where it does not place by hints."""

@@ -22,32 +22,39 @@ STALE_S: Final = (
 )
 
 _path = ""
+_told = False  # that it cannot be written
 
 
 def setup(path: str) -> None:
     """Have this process's role show its life at ``path``; "" (the default): nowhere."""
-    global _path
-    _path = path
+    global _path, _told
+    _path, _told = path, False
 
 
 def show_life(loop: Loop) -> None:
     """Touch the file now and each second from ``loop``, as long as it turns. Say so once where it cannot be written."""
     if not _path:
         return
-    path, told = _path, False
 
     def touch() -> None:
-        nonlocal told
         loop.call_later(INTERVAL_S, touch)
-        try:
-            _touch(path)
-            told = False
-        except OSError as error:
-            if not told:
-                logs.emit("warning", "health file cannot be written", {"file": path, "error": str(error)})
-            told = True
+        show_turn()
 
     touch()
+
+
+def show_turn() -> None:
+    """Touch the file now: a loop that is no `Loop` has turned. Say so once where it cannot be written."""
+    global _told
+    if not _path:
+        return
+    try:
+        _touch(_path)
+        _told = False
+    except OSError as error:
+        if not _told:
+            logs.emit("warning", "health file cannot be written", {"file": _path, "error": str(error)})
+        _told = True
 
 
 def hide_life() -> None:

@@ -53,7 +53,7 @@ def test_the_stack_has_nothing_that_only_compose_understands() -> None:
 
 
 def test_each_role_is_given_its_own_keys_to_read() -> None:
-    for role, own in {**{role: role for role in ROLES}, "cli": "client", "redis": "redis"}.items():
+    for role, own in {**{role: role for role in ROLES}, "cli": "client", "metrics": "client", "redis": "redis"}.items():
         volumes = [volume for volume in COMPOSE["services"][role]["volumes"] if isinstance(volume, str)]
         assert [volume for volume in volumes if "keys" in volume] == [f"keys-{own}:/keys/{own}:ro"]
 

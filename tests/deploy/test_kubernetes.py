@@ -10,16 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
+import msgspec
 import pytest
 import yaml
+from click import Context, Group
 
 from sparrowmq import config
+from sparrowmq.cli.main import root
+from sparrowmq.core.assistant import Assistant, NodeReport
+from sparrowmq.metrics import Reading, families
 from sparrowmq.security import keyring
 from sparrowmq.security.making import Tree
+from sparrowmq.settings import AssistantSettings
 from tests.support.manifests import COMPONENTS, KUBERNETES, ROOT, chosen, kustomization, load, of_kind, pods, resources
 
 VERSIONS = ("1.29", "1.37")  # the oldest and the newest that are looked at
-CONNECTING = {"worker": "worker", "assistant": "assistant", "cli": "client"}  # workload -> role
+CONNECTING = {"worker": "worker", "assistant": "assistant", "cli": "client", "metrics": "client"}  # workload -> role
+VALUES = {"prometheus-adapter.yaml"}  # of a chart of others
+METRIC = "sparrowmq_queueing_delay_seconds"
 DOCKER = config.load(ROOT / "config" / "docker.toml")
 
 
@@ -45,7 +53,7 @@ def test_a_field_that_there_is_not_would_be_found() -> None:
 
 def test_no_file_is_forgotten() -> None:
     for directory in (KUBERNETES, *(KUBERNETES / name for name in COMPONENTS)):
-        there = {file.name for file in directory.glob("*.yaml")} - {"kustomization.yaml"}
+        there = {file.name for file in directory.glob("*.yaml")} - {"kustomization.yaml"} - VALUES
         assert there == set(kustomization(directory)["resources"])
 
 
@@ -86,7 +94,7 @@ def test_selectors_mean_the_pods_that_they_are_for() -> None:
 
 
 def test_the_store_is_where_the_service_is() -> None:
-    (service,) = of_kind("Service")
+    (service,) = [row for row in of_kind("Service") if row["metadata"]["name"] == "redis"]
     assert DOCKER.store.url == f"redis://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}/0"
 
 
@@ -115,13 +123,13 @@ def test_only_those_who_have_business_there_reach_schedulers_and_redis() -> None
     )
     wanted = {("worker", "scheduler", workers)}
     wanted |= {(name, "scheduler", clients) for name in ("cli", "assistant")}
-    wanted |= {(name, "redis", 6379) for name in ("scheduler", "worker", "assistant", "cli")}
+    wanted |= {(name, "redis", 6379) for name in ("scheduler", "worker", "assistant", "cli", "metrics")}
     names = set(pods())
     possible = {
         (source, target, port)
         for source in names
         for target in names
-        for port in (workers, clients, 6379, 80)
+        for port in (workers, clients, 6379, 9464, 80)
         if allowed(source, target, port)
     }
     assert possible == wanted
@@ -184,12 +192,41 @@ def test_each_role_is_given_what_it_reads_and_nothing_else(tmp_path: Path) -> No
 
 def test_probes_look_at_the_file_that_the_image_names() -> None:
     image = (ROOT / "docker" / "Dockerfile").read_text()
-    for name in ("scheduler", "worker", "assistant"):
+    for name in ("scheduler", "worker", "assistant", "metrics"):
         (container,) = pods()[name]["spec"]["containers"]
         for probe in ("livenessProbe", "startupProbe"):
             command = container[probe]["exec"]["command"]
             assert command[:2] == ["sh", "-c"]
             assert command[2] in image.replace('\\"', '"')
+
+
+def test_the_metric_of_the_autoscaler_is_served_scraped_and_asked_for() -> None:
+    (container,) = pods()["metrics"]["spec"]["containers"]
+    command = root.get_command(Context(root), container["args"][0])
+    assert isinstance(command, Group)
+    context = command.commands[container["args"][1]].make_context("serve", container["args"][2:])
+    host, port = context.params["listen"]
+    assert host == "0.0.0.0"
+    assert container["ports"] == [{"name": "metrics", "containerPort": port}]
+    (service,) = [row for row in of_kind("Service") if row["metadata"]["name"] == "metrics"]
+    assert service["spec"]["ports"] == [{"name": "metrics", "port": port, "targetPort": "metrics"}]
+    assert service["metadata"]["annotations"]["prometheus.io/port"] == str(port)
+    (policy,) = [row for row in of_kind("NetworkPolicy") if row["metadata"]["name"] == "metrics"]
+    (rule,) = policy["spec"]["ingress"]
+    assert [row["port"] for row in rule["ports"]] == [port]
+    assert all("namespaceSelector" in peer for peer in rule["from"])
+
+    (autoscaler,) = of_kind("HorizontalPodAutoscaler")
+    assert [row["external"]["metric"]["name"] for row in autoscaler["spec"]["metrics"]] == [METRIC]
+    (values,) = load(KUBERNETES / "autoscale" / "prometheus-adapter.yaml")
+    (asked,) = values["rules"]["external"]
+    assert asked["seriesQuery"].partition("{")[0] == METRIC
+    assert asked["resources"] == {"overrides": {"namespace": {"resource": "namespace"}}}
+    busy = NodeReport("worker", "w", 1, "alive", 0.0, 0.0, 1, 0, 1, 1, 0, wait_ms=7.0)
+    report = msgspec.structs.replace(
+        Assistant(id="a", incarnation=1, settings=AssistantSettings()).report(0.0), nodes=[busy]
+    )
+    assert METRIC in {family.name for family in families(Reading(1, 1, True, report))}
 
 
 def test_pods_have_time_to_drain() -> None:

@@ -48,7 +48,7 @@ def which(request: pytest.FixtureRequest) -> str:
         RNG.randbytes(100_000),
         b"\xff" * 100_000,
         bytes(100_000),
-        GREETING + b"NULL".ljust(20, b"\0") + bytes(32) + b"\x04\x19\x05READY\x0bSocket-Type\0\0\0\6DEALER",
+        GREETING + b"NULL".ljust(20, b"\0") + bytes(32) + b"\x04\x1c\x05READY\x0bSocket-Type\0\0\0\6DEALER",
         CURVE + b"\x04\xc8\x05HELLO" + RNG.randbytes(194),
         CURVE + b"\x06" + (2**63 - 1).to_bytes(8, "big"),  # a command of so many bytes
         CURVE + b"\x04\x06\x05READY",

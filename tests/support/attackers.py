@@ -71,11 +71,14 @@ class Peer:
         self._context.term()
 
     def send(self, *frames: bytes) -> None:
-        self.socket.send_multipart(list(frames))
+        """Send one message, unless the connection is over: then there is nobody to wait for."""
+        with contextlib.suppress(zmq.Again):
+            self.socket.send_multipart(list(frames), zmq.NOBLOCK)
 
     def say(self, *messages: m.AnyMessage) -> None:
+        """Send these messages, unless the connection is over."""
         for frames in codec.Encoder().encode(messages):
-            self.socket.send_multipart(frames)
+            self.send(*frames)
 
     def introduce(self, hello: m.Hello) -> m.Welcome:
         """Prove its role, say hello, and return the welcome."""

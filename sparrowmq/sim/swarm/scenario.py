@@ -29,6 +29,7 @@ JOBS_MAX: Final = 70
 SLOTS_MAX: Final = 4
 TASKS_MAX: Final = 150  # of a job; a queue has room for one
 TASKS_PER_S: Final = 10  # of all jobs, at the least: with fewer a seed says too little
+TASKS_PER_S_ALONE: Final = 20  # where they have one client, which dies with them now and then, and nobody beats
 LOSS_MAX: Final = 0.3
 CALM: Final = Wire()
 FREEZES_S: Final = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0)  # around when a node counts as dead
@@ -231,7 +232,8 @@ class _Drawing:
         """Add jobs where there are few tasks. Drawn last, so that nothing changes where there are enough."""
         scenario = self.scenario
         tasks = sum(len(job.works) for job in scenario.jobs)
-        while tasks < TASKS_PER_S * scenario.duration_s:
+        alone = len(scenario.clients) == 1 and "crash_client" in scenario.kinds and not scenario.assistants
+        while tasks < (TASKS_PER_S_ALONE if alone else TASKS_PER_S) * scenario.duration_s:
             job = self._job()
             scenario.steps.append(Step(self._time(), "submit", (len(scenario.jobs),)))
             scenario.jobs.append(job)

@@ -147,9 +147,10 @@ class Vigil:
         assert judged or self._emptied, f"{silent}, and {name} does not know it"
         if not judged:
             return
-        learns = pauses > 1 and self._scenario.assistant.detector in LEARN_GAPS
-        if learns and judged[0].detector.deadline_s > cluster.now:
-            return  # it has stood still before, and its gaps are the rule by which it is judged
+        settings, rule_s = self._scenario.assistant, judged[0].detector.deadline_s
+        confirmed_s = rule_s + settings.confirm_beats * judged[0].interval_s + 2 * settings.canary_interval_s + SLACK_S
+        if settings.detector in LEARN_GAPS and confirmed_s > cluster.now:
+            return  # gaps that it has had before, or those that are assumed of a node just met, make its rule
         assert judged[0].state == DEAD, f"{silent}, and {name} takes it for {judged[0].state}"
         if node.kind == "scheduler":
             record = cluster.store.records.get(node.id)

@@ -149,9 +149,10 @@ def ends_a_task_by_a_kill_of_another_attempt() -> Iterator[None]:
     """An attempt that was replaced, adopted elsewhere or given up is killed: its task counts as cancelled."""
 
     def results(old: Any, job: Job, message: m.Result, worker: str, now: float) -> Any:
-        for index, status in zip(message.indices, message.statuses, strict=True):
+        for index, attempt, status in zip(message.indices, message.attempts, message.statuses, strict=True):
             if status == m.CANCELLED:
                 job.doomed.setdefault(index, 0.0)
+                job.astray[index, attempt] = worker  # believed, whoever it was given to
         return old(job, message, worker, now)
 
     with replace(Job, "results", results):

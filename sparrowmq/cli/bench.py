@@ -5,7 +5,7 @@ Owns: their options, and how results look. Must not know: how anything is measur
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -234,6 +234,19 @@ def faults(options: Globals, /, chosen: str, **given: Any) -> int:
 
     names = [name.strip() for name in chosen.split(",") if name.strip()]
     result = measured.run(faults=names, say=lambda text: click.echo(text, err=True), **given)
+    _show(options, result, fault_row, _FAULT_COLUMNS)
+    if not all(row["ok"] for row in result["rows"]):
+        raise Ended(1, "faults", "not all faults are survived", said=True)
+    return 0
+
+
+def _show(
+    options: Globals,
+    result: dict[str, Any],
+    as_read: Callable[[dict[str, Any]], dict[str, Any]],
+    columns: Sequence[str],
+) -> None:
+    """Print a result and its rows as asked for; ``as_read`` makes of a row what stands in the table for people."""
     rows = result["rows"]
     if options.output == "jsonl":
         for row in rows:
@@ -241,10 +254,7 @@ def faults(options: Globals, /, chosen: str, **given: Any) -> int:
     elif options.json:
         show.as_json(result)
     else:
-        show.print_table([fault_row(row) for row in rows], _FAULT_COLUMNS)
-    if not all(row["ok"] for row in rows):
-        raise Ended(1, "faults", "not all faults are survived", said=True)
-    return 0
+        show.print_table([as_read(row) for row in rows], columns)
 
 
 def fault_row(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -356,13 +366,9 @@ def flood(options: Globals, /, chosen: str, **given: Any) -> int:
 
     names = [name.strip() for name in chosen.split(",") if name.strip()]
     result = measured.run(floods=names, say=lambda text: click.echo(text, err=True), **given)
-    rows = result["rows"]
-    if options.output == "jsonl":
-        for row in rows:
-            show.as_json(row)
-    elif options.json:
-        show.as_json(result)
-    else:
-        shown = [row | {"counted": _text(row.get("counted", {})), "frames": row.get("frames", "-")} for row in rows]
-        show.print_table(shown, _FLOOD_COLUMNS)
+    _show(options, result, _flood_row, _FLOOD_COLUMNS)
     return 0
+
+
+def _flood_row(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {"counted": _text(row.get("counted", {})), "frames": row.get("frames", "-")}

@@ -45,7 +45,7 @@ def flood(connection: Connection, _parent: int, kind: str, address: str, keys: s
     With ``keys`` in order; kinds that are not leave them alone.
     """
     with contextlib.suppress(EOFError, OSError):  # whoever started this one has ended
-        send = _strangers(kind, address) if kind in _BYTES else _client(kind, address, keys)
+        send = _strangers(kind, address) if kind in _BYTES else _Client(kind, address, keys).send
         connection.send("ready")
         connection.recv()
         began, sent = time.monotonic(), 0
@@ -73,31 +73,57 @@ def _strangers(kind: str, address: str) -> Callable[[int, int], None]:
     return send
 
 
-def _client(kind: str, address: str, keys: str) -> Callable[[int, int], None]:
-    """Return what sends messages as a client in order; raise OSError where it is not let in."""
-    loop, name = Loop(), ids.node_id("flooder", random.Random())
-    make = _MESSAGES[kind]
-    dealer = Dealer(
-        new_context(),
-        loop,
-        address,
-        on_batch=lambda batch: loop.stop(),
-        on_lost=loop.stop,
-        on_bad=_ignore,
-        credentials=load_credentials(keys, m.CLIENT) if keys else None,
-    )
-    dealer.send([m.Hello(m.PROTOCOL, "", m.CLIENT, name, 1)])
-    loop.run()
-    if not dealer.connected:
-        raise OSError(dealer.why)
+class _Client:
+    """A client in order, but for how much it sends. Sent away, it comes back at once, with the same key and id."""
 
-    def send(first: int, count: int) -> None:
+    def __init__(self, kind: str, address: str, keys: str) -> None:
+        """Raise OSError where it is not let in."""
+        self._make = _MESSAGES[kind]
+        self._address = address
+        self._credentials = load_credentials(keys, m.CLIENT) if keys else None
+        self._context = new_context()
+        self._loop = Loop()
+        self._name = ids.node_id("flooder", random.Random())
+        self._connections = 0
+        self._dealer = self._connect()
+        self._loop.run()
+        if not self._dealer.connected:
+            raise OSError(self._dealer.why)
+
+    def _connect(self) -> Dealer:
+        self._lost = False
+        self._connections += 1
+        dealer = Dealer(
+            self._context,
+            self._loop,
+            self._address,
+            on_batch=self._on_batch,
+            on_lost=self._on_lost,
+            on_bad=_ignore,
+            credentials=self._credentials,
+        )
+        dealer.send([m.Hello(m.PROTOCOL, "", m.CLIENT, self._name, 1, connection=self._connections)])
+        return dealer
+
+    def _on_batch(self, batch: list[m.AnyMessage]) -> None:
+        for message in batch:
+            if isinstance(message, m.Ping):
+                self._dealer.send([m.Pong(message.n)])
+        self._loop.stop()
+
+    def _on_lost(self) -> None:
+        self._lost = True
+        self._loop.stop()
+
+    def send(self, first: int, count: int) -> None:
+        """Send so many messages, each in a frame of its own; what is answered is read, questions are answered."""
+        if self._lost:
+            self._dealer.close()
+            self._dealer = self._connect()
         for number in range(first, first + count):
-            dealer.send([make(number, name)])
-        loop.call_later(0.0, loop.stop)
-        loop.run()  # what is answered is read, and lost
-
-    return send
+            self._dealer.send([self._make(number, self._name)])
+        self._loop.call_later(0.0, self._loop.stop)
+        self._loop.run()
 
 
 def _ignore(_error: ProtocolError) -> None:

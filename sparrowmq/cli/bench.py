@@ -27,7 +27,17 @@ _FAULT_COLUMNS: Final = ("fault", "n", "p50_ms", "p99_ms", "max_ms", "lost", "du
 
 # In the order of `flood.NAMES`, likewise.
 _FLOODS: Final = ("garbage", "null", "pings", "queries", "submits")
-_FLOOD_COLUMNS: Final = ("flood", "phase", "calls", "p50_ms", "p99_ms", "p99_of_before", "frames", "counted")
+_FLOOD_COLUMNS: Final = (
+    "flood",
+    "phase",
+    "calls",
+    "p50_ms",
+    "p99_ms",
+    "p99_of_quiet",
+    "p99_ms_each",
+    "frames",
+    "counted",
+)
 
 _workers = click.option("--workers", type=_WORKERS, default=2, show_default=True)
 _slots = click.option("--slots", type=click.IntRange(1, 4096), default=1, show_default=True, help="Slots a worker.")
@@ -347,6 +357,7 @@ def compare(options: Globals, /, systems: tuple[str, ...], markdown: bool, **giv
     help=f"Which, separated by commas; all by default: {', '.join(_FLOODS)}.",
 )
 @click.option("--seconds", type=click.FloatRange(0.5, 3600.0), default=5.0, show_default=True, help="Of each flood.")
+@click.option("--rounds", type=_COUNT, default=1, show_default=True, help="Of each flood, with quiet times between.")
 @click.option(
     "--submits-per-s",
     type=click.FloatRange(0.0, 1e9),
@@ -356,7 +367,7 @@ def compare(options: Globals, /, systems: tuple[str, ...], markdown: bool, **giv
 )
 @pass_globals
 def flood(options: Globals, /, chosen: str, **given: Any) -> int:
-    """What an honest client notices of floods: its latency before, during and after each.
+    """What an honest client notices of floods: its latency while nothing else goes on, and during each.
 
     By strangers: garbage, and peers without keys (null). By a client in order: pings, queries, submits. On a cluster of
     its own, with keys and over TCP, whatever --redis says. The honest client makes up to 200 calls a second: it has

@@ -14,12 +14,13 @@ import msgspec
 
 from sparrowmq import limits
 from sparrowmq.core.effects import AnyEffect, Deliver, JobAccepted, JobEnded, Recalled, Send
+from sparrowmq.core.pacing import Pace
 from sparrowmq.core.timers import Timers
 from sparrowmq.protocol import messages as m
 from sparrowmq.settings import ClientSettings
 
 FLIGHT: Final = 2  # jobs of one large map that are with schedulers at a time: one runs out while the next runs
-RETRY_S_MAX: Final = 60.0  # a scheduler that limits the rate of submissions gives each its time
+RETRY_S_MAX: Final = 60.0  # no scheduler can have a job come back later than that
 EPOCH_MAX: Final = limits.INT_MAX // 2  # no scheduler can push a job's epoch to where it cannot rise any more
 _OPEN: Final = 1
 _KILLED: Final = b"killed"
@@ -109,6 +110,7 @@ class ClientJobs:
         self._effects = effects
         self._timers = timers
         self._lane = Lane(settings.jobs_in_flight)
+        self._pace = Pace()  # towards the home scheduler
 
     # -- what the client wants
 
@@ -161,6 +163,11 @@ class ClientJobs:
 
     # -- connections come and go
 
+    def settle(self, peer: int) -> None:
+        """New jobs go to this connection; 0: there is none for them."""
+        self.home = peer
+        self._pace = Pace()  # how fast it takes jobs is not known; `move` brings those that stood in line
+
     def of_lost(self) -> list[str]:
         """Return the jobs that a scheduler was given and that are on no connection: it may still have them."""
         return [job_id for job_id, job in self.table.items() if job.peer and job.peer not in self._links]
@@ -212,10 +219,38 @@ class ClientJobs:
                 return
         if job.left != job.submit.count:
             job.submit = job.unfinished(job.submit.epoch)
-        if self.home:
-            job.peer = self.home
-            job.sent = True
-            self._effects.append(Send(job.peer, job.submit))
+        if not self.home:
+            return
+        if self._pace.held:
+            self._pace.join(job.submit.job)
+            self._flow()
+        else:
+            self._give(job)
+
+    def _give(self, job: Job) -> None:
+        job.peer = self.home
+        job.sent = True
+        self._effects.append(Send(job.peer, job.submit))
+
+    def _flow(self) -> None:
+        """Give the home scheduler those in line that it may be given now."""
+        while self.home and (job_id := self._pace.next()) is not None:
+            job = self.table.get(job_id)
+            if job is not None and not job.peer:  # it has neither ended nor been given to anybody meanwhile
+                self._pace.sent(job_id)
+                self._give(job)
+
+    def _answered(self, job_id: str) -> None:
+        """It is not with the home scheduler any more, or will not be refused: another one may be."""
+        if self._pace.held:
+            self._pace.ended(job_id)
+            self._flow()
+
+    def resume(self, peer: int) -> None:
+        """The scheduler at this connection may be given jobs again."""
+        if peer == self.home:
+            self._pace.resume()
+            self._flow()
 
     # -- what schedulers say
 
@@ -226,6 +261,9 @@ class ClientJobs:
             return
         self._accepted_at = now
         job.rejected_since = None
+        if self._pace.held:
+            self._pace.taken(message.job)
+            self._flow()
         if not job.accepted:
             job.accepted = True
             self._effects.append(JobAccepted(message.job, message.workers))
@@ -235,10 +273,14 @@ class ClientJobs:
     def rejected(self, now: float, peer: int, message: m.Rejected) -> None:
         """A scheduler does not take the job: try again for as long as it says so, or give up.
 
-        As long as it takes others of this client's, it is only slow.
+        As long as it takes others of this client's, it is only slow. Where it takes them only so fast, the job stands
+        in line with those that come after it.
         """
         job = self._current(peer, message.job, message.epoch)
         if job is None:
+            return
+        if message.code == m.TOO_SOON and peer == self.home:
+            self._too_soon(now, job, message)
             return
         if job.rejected_since is None:
             job.rejected_since = now
@@ -247,8 +289,16 @@ class ClientJobs:
             job.peer = 0
             job.sent = job.submit.epoch > 0
             self._timers.add(now + min(message.retry_after_s, RETRY_S_MAX), ("resubmit", message.job))
+            self._answered(message.job)
         else:
             self.give_up(message.job, message.code, message.detail)
+
+    def _too_soon(self, now: float, job: Job, message: m.Rejected) -> None:
+        job.peer = 0
+        job.sent = job.submit.epoch > 0
+        if not self._pace.blocked:
+            self._timers.add(now + min(message.retry_after_s, RETRY_S_MAX), ("resume", self.home))
+        self._pace.refused(message.job)
 
     def resubmit(self, job_id: str) -> None:
         """The time that a rejection asked for is over."""
@@ -317,6 +367,7 @@ class ClientJobs:
     def _end(self, job: Job) -> None:
         """Forget a job, and send the next of its lane."""
         del self.table[job.submit.job]
+        self._answered(job.submit.job)
         lane = job.lane
         if not job.queued:
             lane.under_way -= 1

@@ -16,13 +16,13 @@ from sparrowmq.core import report
 from sparrowmq.core.claims import Claims
 from sparrowmq.core.durable import FENCED, Durable
 from sparrowmq.core.effects import Peer
+from sparrowmq.core.haste import Haste
 from sparrowmq.core.hedging import Hedging
 from sparrowmq.core.job import LAUNCHED, Job
 from sparrowmq.core.keeping import Keep, Orphan, Waiting
 from sparrowmq.core.outcomes import Outcomes
 from sparrowmq.core.peers import Client, Recall
 from sparrowmq.core.placer import Placer
-from sparrowmq.core.quotas import Quota
 from sparrowmq.core.state import State
 from sparrowmq.errors import UsageError
 from sparrowmq.placement import POLICIES, canonical
@@ -45,8 +45,7 @@ class Clients:
         self._hedging = hedging
         self._recalls: dict[int, Recall] = {}
         self._recall_number = 0
-        self._asks = 0
-        self._submits = Quota(state.settings.limits.submits_per_s)
+        self.haste = Haste(state)
 
     def hello(self, now: float, peer: Peer, hello: m.Hello, welcome: m.Welcome) -> None:
         """A client came, or came back: tell it which of its jobs live on, and what it has not acknowledged."""
@@ -58,6 +57,7 @@ class Clients:
         if client is None:
             client = state.clients[hello.id] = Client(hello.id, hello.incarnation, peer, key=whose(hello))
         client.peer, client.gone_at, client.connection, client.asked = peer, None, hello.connection, 0
+        client.warned, client.knows, client.excused = 0, False, 0
         state.peers[peer] = client
         wanted = set(hello.jobs)
         for job_id in sorted(client.jobs - wanted):
@@ -79,11 +79,9 @@ class Clients:
 
         What it sent before does not say so, if this process has stood still meanwhile (DESIGN rule 7).
         """
-        self._asks += 1
-        client.asked, client.starved = self._asks, True
         for job_id in client.jobs:
             self._placer.forget_loads(job_id)
-        self._state.send(client.peer, m.Ping(client.asked))
+        client.asked, client.starved = self._state.ask(client.peer), True
 
     def answered(self, now: float, client: Client, message: m.Pong) -> None:
         """The client is there."""
@@ -108,13 +106,15 @@ class Clients:
             if over is not None and over.client == client.id and over.epoch == submit.epoch:
                 self._accept(now, client, over)  # it ended before its client had the answer
                 return
-        refusal = self._too_soon(now, client, submit) or self._refusal(client, submit, known)
+        refusal = self.haste.refusal(now, client, submit) or self._refusal(client, submit, known)
         if refusal is None and self._is_durable(submit):
             refusal = self._durable.submit(now, client.id, submit, _size(submit))
             if refusal is None:
                 return  # `saved` follows
         if refusal is not None:
             self._reject(client, refusal)
+            if refusal.code == m.TOO_SOON:
+                self.haste.refused(now, client)
         if known is not None and (refusal is None or (known.client == client.id and known.keep is None)):
             # Its client waits for the later epoch, whoever takes that. (Of a durable one the store knows.)
             self._outcomes.abort(now, known, "its client has resubmitted it", kill=False)
@@ -219,18 +219,6 @@ class Clients:
         if not self._state.draining:
             return None
         return m.Rejected(submit.job, submit.epoch, "draining", f"{self._state.id} is shutting down", 0.1)
-
-    def _too_soon(self, now: float, client: Client, submit: m.Submit) -> m.Rejected | None:
-        """Hold the rate of a key's submissions to its limit; what is refused for other reasons counts, too."""
-        submits, name = self._submits, self._state.id
-        if not submits.wait_s(now, client.key):
-            submits.take(now, client.key)
-            return None
-        detail = (
-            f"{name} takes {submits.rate_per_s:g} jobs a second of one client's key (scheduler.limits.submits_per_s)"
-        )
-        self._state.count("submits_too_soon")
-        return m.Rejected(submit.job, submit.epoch, "busy", detail, submits.promise_s(now, client.key))
 
     def _refusal(self, client: Client, submit: m.Submit, known: Job | None) -> m.Rejected | None:
         """Return why this job cannot be taken, or None."""

@@ -427,10 +427,12 @@ def check_session(session: Session) -> None:
     elif session._known:
         assert session._connecting(), f"{name}: no scheduler, and no attempt to find one"
     waiting = [job_id for job_id, job in session.jobs.items() if not job.queued and job.peer not in links]
-    if waiting:
-        timers = [what[0] for _, _, what in session._timers._heap]
-        bounded = session._homeless_since is not None or "resubmit" in timers
-        assert bounded, f"{name}: {waiting} wait for a scheduler without end"
+    unanswered, there = session._work._pace._unanswered, session._work.home
+    lost = [job_id for job_id in unanswered if job_id not in session.jobs or session.jobs[job_id].peer != there]
+    assert not lost, f"{name}: {lost} hold others up and wait for no answer"
+    if waiting and session._homeless_since is None and not unanswered:
+        timers = {what[0] for _, _, what in session._timers._heap}
+        assert timers & {"resubmit", "resume"}, f"{name}: {waiting} wait for a scheduler without end"
     for _, peer in session._work.recalls.values():
         assert peer in links, f"{name}: a recall waits for a connection that is gone"
 

@@ -61,10 +61,14 @@ class Client:
     asked: int = (
         0  # whether it is still there, with this number, before anything of it is launched; 0: nothing is asked
     )
+    warned: int = 0  # the question that has followed its first refusal for haste over this connection; 0: none was
+    knows: bool = False  # ... and whether it has answered that: what it submits too soon now, it does knowingly ...
+    excused: int = 0  # ... but for so many of those that wait, which came before the answer
     key: str = ""  # whose limits it goes by: the fingerprint of its key, or its id where there are no keys
     spent: int = 0  # of its share of this turn
     waiting: deque[m.AnyMessage] = field(default_factory=deque)  # what came when its share was used up
     waiting_bytes: int = 0
+    questions: int = 0  # of those that wait
 
 
 @dataclass(slots=True)

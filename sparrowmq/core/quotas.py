@@ -14,19 +14,17 @@ from typing import Final
 
 BURST_S: Final = 1.0
 KEYS_MAX: Final = 10_000  # beyond, those that have asked for nothing the longest are forgotten, with their debts
-PROMISE_S_MAX: Final = 60.0  # nobody is told to come back later than that
 _ONE: Final = 1.0 - 1e-6  # sums of fractions
 
 
 class _Bucket:
-    """``left`` tokens at the time ``at``; ``promised``: up to when tokens to come have been promised to somebody."""
+    """``left`` tokens at the time ``at``."""
 
-    __slots__ = ("at", "left", "promised")
+    __slots__ = ("at", "left")
 
     def __init__(self, left: float, at: float) -> None:
         self.left = left
         self.at = at
-        self.promised = at
 
 
 class Quota:
@@ -51,13 +49,6 @@ class Quota:
             return 0.0
         left = self._bucket(now, key).left
         return 0.0 if left >= _ONE else (1.0 - left) / self.rate_per_s
-
-    def promise_s(self, now: float, key: str) -> float:
-        """Return in how long to come back: each who asks is given a later time, as far apart as tokens come in."""
-        bucket = self._bucket(now, key)
-        first = now + self.wait_s(now, key)
-        bucket.promised = max(first, min(bucket.promised + 1.0 / self.rate_per_s, now + PROMISE_S_MAX))
-        return bucket.promised - now
 
     def _bucket(self, now: float, key: str) -> _Bucket:
         bucket = self._buckets.get(key)

@@ -5,8 +5,8 @@ clocks, what a payload holds, or that other schedulers exist (SOSP 2013, section
 
 The parts, each in a room of its own and downward: `clients` and `workers` deal with the two kinds of peers,
 `outcomes` ends tasks, `hedging` asks for second attempts, `placer` finds places, `job` is the task table, `history`
-and `transcripts` are what is remembered of tasks and what they printed, `statuses` answers who asks, `turns` and
-`quotas` keep one client from taking what all need, `state` is what they share.
+and `transcripts` are what is remembered of tasks and what they printed, `statuses` answers who asks, `turns`, `haste`
+and `quotas` keep one client from taking what all need, `state` is what they share.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from sparrowmq.core.keeping import Orphan
 from sparrowmq.core.outcomes import Outcomes
 from sparrowmq.core.peers import Advisor, Client, Worker
 from sparrowmq.core.placer import Placer
+from sparrowmq.core.quotas import Quota
 from sparrowmq.core.state import State
 from sparrowmq.core.statuses import Statuses
 from sparrowmq.core.transcripts import Transcripts
@@ -36,6 +37,7 @@ from sparrowmq.protocol.beats import Beat
 from sparrowmq.protocol.codec import version_error
 from sparrowmq.settings import SchedulerSettings
 
+SENT_AWAY_S: Final = 10.0  # so long a key that was sent away for asking too much is not let in again
 TERM_AHEAD_S: Final = 86_400.0  # of this clock: a term beyond would keep every assistant out that comes later
 
 
@@ -76,6 +78,7 @@ class Scheduler:
         self._turns = Turns(self.state, self._from_one_that_waited)
         self._statuses = Statuses(self.state, self._turns)
         self._sent_away: set[Peer] = set()  # in this turn
+        self._barred = Quota(1.0)  # keys, by the seconds until they are let in again
         self._thaw_s = settings.thaw_s
         self._pinging = False
         self._thawed = False  # since the last tick
@@ -94,7 +97,7 @@ class Scheduler:
             m.Pong: self._on_pong,
         }
         self._from_client: dict[type, Callable[[float, Client, Any], None]] = {
-            m.Submit: self._clients.submit,
+            m.Submit: self._on_submit,
             m.OutcomeAck: lambda now, client, message: self._outcomes.acknowledged(now, client, message.seq),
             m.Recall: self._clients.recall,
             m.Kill: self._clients.kill,
@@ -104,7 +107,7 @@ class Scheduler:
             m.Query: self._statuses.asked,
             m.Subscribe: self._statuses.subscribed,
             m.Ping: self._on_ping,
-            m.Pong: self._clients.answered,
+            m.Pong: self._on_answer,
         }
         self._from_advisor: dict[type, Callable[[float, Advisor, Any], None]] = {
             m.Verdict: self._on_verdict,
@@ -153,9 +156,7 @@ class Scheduler:
         elif type(sender) is Client:
             handler = self._from_client.get(kind)
             if handler is not None and not self._turns.admits(now, sender, message):
-                overrun = self._turns.overrun(sender)
-                if overrun:
-                    self.refuse(now, peer, "busy", overrun)
+                self._send_away(now, sender, self._turns.overrun(sender))
                 return
         elif type(sender) is Advisor:
             handler = self._from_advisor.get(kind)
@@ -168,6 +169,22 @@ class Scheduler:
             return
         self._refuse(peer, "forbidden", f"a {type(sender).__name__.lower()} does not send {kind.__name__.lower()}")
         self.lost(now, peer)
+
+    def _on_submit(self, now: float, client: Client, message: m.Submit) -> None:
+        self._clients.submit(now, client, message)
+        self._send_away(now, client, self._clients.haste.heedless(now, client))
+
+    def _on_answer(self, now: float, client: Client, message: m.Pong) -> None:
+        self._clients.answered(now, client, message)
+        if self._clients.haste.answered(client, message.n):
+            self._turns.wake(now, client)
+
+    def _send_away(self, now: float, client: Client, why: str) -> None:
+        """Have nothing to do for a while with a client that asks too much; ``why`` is "" where it does not."""
+        if why and client.peer is not None:
+            self.state.count("sent_away")
+            self._barred.take(now, client.key, SENT_AWAY_S)
+            self.refuse(now, client.peer, "busy", why)
 
     def _from_one_that_waited(self, now: float, client: Client, message: m.AnyMessage) -> None:
         self._from_client[type(message)](now, client, message)
@@ -301,6 +318,9 @@ class Scheduler:
             known, have, limit = state.clients.get(hello.id), len(state.clients), bounds.clients
         else:
             return "malformed", f"unknown role {hello.role!r}: expected worker, client or assistant"
+        barred_s = self._barred.wait_s(now, whose(hello)) if hello.role == m.CLIENT else 0.0
+        if barred_s:
+            return "busy", f"clients of this key were sent away by {self.id} for asking too much; wait {barred_s:.1f} s"
         if known is None and have >= limit:
             return "busy", f"{have:,} {hello.role}s are connected: the limit of {self.id}"
         if isinstance(known, Client) and known.key != whose(

@@ -95,6 +95,7 @@ class Session:
             "ping": self._due_ping,
             "unavailable": self._due_unavailable,
             "resubmit": self._due_resubmit,
+            "resume": lambda now, peer: self._work.resume(peer),
         }
 
     # -- what the client wants
@@ -252,7 +253,7 @@ class Session:
 
     def _set_home(self, link: _Link | None) -> None:
         self._home = link
-        self._work.home = 0 if link is None else link.peer
+        self._work.settle(0 if link is None else link.peer)
 
     def _due_connect(self, now: float) -> None:
         self._waiting_to_connect = False

@@ -53,6 +53,7 @@ class State:
         self.rows = 0  # of their task tables: a job that is submitted again for its last task has a row for each before
         self.bytes = 0  # payloads of unfinished jobs and of outcomes that no client has acknowledged
         self.draining = False
+        self._asks = 0
         self.timers: Timers[tuple[Any, ...]] = Timers()
         self.effects: list[AnyEffect] = []
 
@@ -64,6 +65,12 @@ class State:
         """Send to a peer; to one whose connection is gone, nothing: its next hello settles what it missed."""
         if peer is not None:
             self.effects.append(Send(peer, message))
+
+    def ask(self, peer: Peer | None) -> int:
+        """Ask a client whether it is there; return the number that its answer, a `Pong`, will bear."""
+        self._asks += 1
+        self.send(peer, m.Ping(self._asks))
+        return self._asks
 
     def dismiss(self, peer: Peer | None) -> None:
         """End a connection for good."""

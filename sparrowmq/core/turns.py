@@ -5,7 +5,7 @@ Owns: what messages of clients cost, whose wait, and how many may. Must not know
 A hundred thousand messages in one burst would keep everybody else waiting for seconds, and a hundred thousand questions
 for hours. So each client has a share of every turn, and what its questions have others look at is metered by its key.
 Messages of a client stay in order; what only answers or acknowledges is never put off. A client whose messages wait
-without end is sent away.
+without end is sent away, and sooner where they are questions: nobody reads so many answers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ from sparrowmq.protocol import messages as m
 SHARE: Final = 1024  # of a client in one turn, in about microseconds
 WAITING_MAX: Final = 100_000  # messages of one client
 WAITING_ALL_MAX: Final = 200_000  # of all clients together
+UNHEARD_MAX: Final = (
+    10_000  # of one that has not answered yet: as many jobs as a client's settings let it have under way
+)
+QUESTIONS_WAITING_MAX: Final = 256  # of those, what asks for an answer that has to be worked out
 ROWS_PER_S: Final = 10_000.0  # of statuses, for one key: about a fifth of a processor
+ROWS_PER_QUESTION: Final = 10  # beside those that are looked at
 TASKS_PER_ROW: Final = 16  # looking through so many tasks costs as much as a row
 JOBS_PER_ROW: Final = 25  # the same of jobs, for a status's counters
 BYTES_PER_ROW: Final = 128  # of output that is sent
@@ -29,7 +34,8 @@ BYTES_PER_ROW: Final = 128  # of output that is sent
 _COSTS: Final[dict[type, int]] = {
     m.Submit: 32, m.Recall: 16, m.Kill: 16, m.Drain: 64, m.Query: 64, m.Subscribe: 64, m.Follow: 64, m.Ping: 1,
 }  # fmt: skip
-_METERED: Final = frozenset({m.Recall, m.Kill, m.Drain, m.Query, m.Subscribe, m.Follow})
+_QUESTIONS: Final = frozenset({m.Drain, m.Query, m.Subscribe, m.Follow})
+_METERED: Final = _QUESTIONS | {m.Recall, m.Kill}
 
 Handle = Callable[[float, Client, m.AnyMessage], None]
 
@@ -54,7 +60,7 @@ class Turns:
         cost = _COSTS.get(type(message))
         if cost is None:
             return True
-        if client.waiting or client.spent >= SHARE or self._wait_s(now, client, message):
+        if client.waiting or client.spent >= SHARE or self._wait_s(now, client, message) or _waits(client, message):
             self._put_off(now, client, message)
             return False
         self._spend(now, client, message, cost)
@@ -62,7 +68,17 @@ class Turns:
 
     def overrun(self, client: Client) -> str:
         """Return "", or, where more waits than may, a sentence that says so."""
+        if client.warned and not client.knows and len(client.waiting) > UNHEARD_MAX:
+            return (
+                f"{client.id} was told that it submits too fast (scheduler.limits.submits_per_s), does not answer, and "
+                f"has sent {len(client.waiting):,} more messages"
+            )
         size, bound = client.waiting_bytes, self._state.settings.limits.payload_bytes // 4
+        if client.questions > QUESTIONS_WAITING_MAX:
+            return (
+                f"{client.questions:,} questions of {client.id} wait to be answered; {self._state.id} lets no more "
+                f"than {QUESTIONS_WAITING_MAX:,} of one client wait"
+            )
         if len(client.waiting) <= WAITING_MAX and self._waiting <= WAITING_ALL_MAX and size <= bound:
             return ""
         return (
@@ -82,6 +98,11 @@ class Turns:
             if due <= now and client is not None:
                 self._serve(now, client)
 
+    def wake(self, now: float, client: Client) -> None:
+        """What this client's messages have waited for may have come."""
+        if client.waiting:
+            self._crowd[client.id] = now
+
     def over(self) -> None:
         """The turn is over: everybody has a whole share again."""
         for client in self._spenders:
@@ -92,12 +113,12 @@ class Turns:
         """The connection is gone, and what came over it and was not handled with it."""
         self._waiting -= len(client.waiting)
         client.waiting.clear()
-        client.waiting_bytes = 0
+        client.waiting_bytes = client.questions = client.excused = 0
         self._crowd.pop(client.id, None)
 
     def looked_at(self, now: float, client: Client, rows: int) -> None:
         """Charge a client for an answer of so many rows, and for the counters that come with each."""
-        self._rows.take(now, client.key, 1 + rows + len(self._state.jobs) // JOBS_PER_ROW)
+        self._rows.take(now, client.key, ROWS_PER_QUESTION + rows + len(self._state.jobs) // JOBS_PER_ROW)
 
     def may_look(self, now: float, client: Client) -> bool:
         """Whether a client has not used up the rows that it may have."""
@@ -111,9 +132,14 @@ class Turns:
             if wait_s:
                 self._crowd[client.id] = now + max(0.001, wait_s)
                 return
+            if _waits(client, message):
+                self._crowd.pop(client.id, None)  # until `wake`
+                return
             client.waiting.popleft()
+            client.excused = max(0, client.excused - 1)
             self._waiting -= 1
             client.waiting_bytes -= _size(message)
+            client.questions -= type(message) in _QUESTIONS
             spent += self._spend(now, client, message, _COSTS[type(message)])
             self._handle(now, client, message)
         if client.waiting:
@@ -127,6 +153,7 @@ class Turns:
             self._state.count("put_off")
         client.waiting.append(message)
         client.waiting_bytes += _size(message)
+        client.questions += type(message) in _QUESTIONS
         self._waiting += 1
 
     def _wait_s(self, now: float, client: Client, message: m.AnyMessage) -> float:
@@ -155,6 +182,11 @@ class Turns:
             return len(message.indices)
         job = self._state.jobs.get(message.job)
         return 0 if job is None else len(job.state)
+
+
+def _waits(client: Client, message: m.AnyMessage) -> bool:
+    """Whether a client first has to answer that it has heard how fast it may submit (see `haste`)."""
+    return client.warned > 0 and not client.knows and type(message) is m.Submit
 
 
 def _size(message: m.AnyMessage) -> int:

@@ -75,6 +75,8 @@ else:  # on the wire a blob is the number of its frame
 
 Payloads = Annotated[list[Payload], Meta(max_length=limits.TASKS_PER_JOB_MAX)]
 
+TOO_SOON: Final = "too_soon"  # the code of a `Rejected` job of one who submits too fast
+
 # Roles of a connection's sender.
 CLIENT: Final = "client"
 WORKER: Final = "worker"
@@ -151,7 +153,10 @@ class Accepted(Message, frozen=True, tag=5):
 
 
 class Rejected(Message, frozen=True, tag=6):
-    """The scheduler does not take the job; nothing of it runs. ``retry_after_s`` > 0: try again then."""
+    """The scheduler does not take the job; nothing of it runs. ``retry_after_s`` > 0: try again then.
+
+    With the code "too_soon" no other job should come before then, either.
+    """
 
     job: Text
     epoch: Count

@@ -155,6 +155,104 @@ def test_what_a_scheduler_sent_back_has_never_run() -> None:
     assert effects(machine) == [fx.Deliver("a", [0], bytes([m.CANCELLED]), [b""])]
 
 
+# -- a scheduler that takes jobs only so fast
+
+
+def sent(machine: Session) -> list[str]:
+    return [e.message.job for e in effects(machine) if isinstance(e, fx.Send) and isinstance(e.message, m.Submit)]
+
+
+def accept(machine: Session, now: float, *jobs: str) -> None:
+    for job in jobs:
+        machine.receive(now, 1, m.Accepted(job, 0, 1))
+
+
+def refuse(machine: Session, now: float, *jobs: str) -> None:
+    for job in jobs:
+        machine.receive(now, 1, m.Rejected(job, 0, m.TOO_SOON, "slowly", 0.5))
+
+
+def test_jobs_stand_in_line_once_one_came_too_soon_and_the_pace_grows_with_each_that_is_taken() -> None:
+    machine = session()
+    for job in "abcd":
+        machine.submit(1.0, submit(job))
+    assert sent(machine) == ["a", "b", "c", "d"], "nobody has said anything yet"
+    accept(machine, 1.1, "a")
+    refuse(machine, 1.1, "b", "c", "d")
+    for job in "efghi":
+        machine.submit(1.2, submit(job))
+    machine.tick(1.59)
+    assert sent(machine) == []
+    machine.tick(1.6)
+    assert sent(machine) == ["b"], "one, to see"
+    accept(machine, 1.7, "b")
+    assert sent(machine) == ["c"]
+    accept(machine, 1.8, "c")
+    assert sent(machine) == ["d", "e"]
+    accept(machine, 1.9, "d", "e")
+    assert sent(machine) == ["f", "g", "h", "i"], "two more for two"
+    refuse(machine, 2.0, "f")
+    machine.submit(2.0, submit("k"))
+    machine.tick(2.5)
+    assert sent(machine) == [], "three are unanswered"
+    accept(machine, 2.6, "g")
+    assert sent(machine) == []
+    accept(machine, 2.6, "h")
+    assert sent(machine) == ["f"], "what was sent back comes first"
+    refuse(machine, 2.7, "f")
+    machine.tick(3.2)
+    assert sent(machine) == []
+    accept(machine, 3.3, "i")
+    assert sent(machine) == ["f"]
+    accept(machine, 3.4, "f")
+    assert sent(machine) == ["k"]
+
+
+def test_one_that_stands_in_line_is_cancelled_here_and_makes_room_for_nobody() -> None:
+    machine = session()
+    for job in "abc":
+        machine.submit(1.0, submit(job))
+    refuse(machine, 1.1, "a", "b", "c")
+    machine.take_effects()
+    machine.kill(1.2, "a", [])
+    machine.recall(1.2, 5, "b", [0, 1, 2])
+    assert effects(machine) == [
+        fx.Deliver("a", [0, 1, 2], bytes([m.CANCELLED]) * 3, [b""] * 3),
+        fx.Deliver("b", [0, 1, 2], bytes([m.CANCELLED]) * 3, [b""] * 3),
+        fx.Recalled(5, "b", [0, 1, 2]),
+    ]
+    machine.tick(1.6)
+    assert sent(machine) == ["c"]
+
+
+def test_one_that_ends_otherwise_makes_room_for_the_next() -> None:
+    machine = session()
+    for job in "ab":
+        machine.submit(1.0, submit(job))
+    refuse(machine, 1.1, "a", "b")
+    assert sent(machine) == ["a", "b"]
+    machine.tick(1.6)
+    assert sent(machine) == ["a"]
+    machine.receive(1.7, 1, m.Rejected("a", 0, "invalid", "because"))
+    assert sent(machine) == ["b"]
+
+
+def test_another_scheduler_is_not_held_to_have_the_same_limit() -> None:
+    machine = session({"s1": "at s1", "s2": "at s2"})
+    for job in "abc":
+        machine.submit(1.0, submit(job))
+    refuse(machine, 1.1, "a", "b", "c")
+    machine.take_effects()
+    machine.lost(1.2, 1)
+    machine.receive(1.4, 2, m.Welcome("s2", 8, "0"))
+    assert sent(machine) == ["a", "b", "c"]
+    machine.receive(1.5, 2, m.Rejected("a", 0, m.TOO_SOON, "slowly", 0.5))
+    machine.tick(1.6)  # when the first one had wanted to hear of them
+    assert sent(machine) == []
+    machine.tick(2.0)
+    assert sent(machine) == ["a"]
+
+
 # -- any order of events
 
 
@@ -223,7 +321,8 @@ class World:
             case "reject" if self.peer and self.there:
                 name = self.rng.choice(sorted(self.there))
                 epoch, _ = self.there.pop(name)
-                self.machine.receive(self.now, self.peer, m.Rejected(name, epoch, "busy", "full", 0.1))
+                code = self.rng.choice(["busy", m.TOO_SOON])
+                self.machine.receive(self.now, self.peer, m.Rejected(name, epoch, code, "full", 0.1))
             case "lose" if self.peer:
                 lost, self.peer = self.peer, 0
                 self.machine.lost(self.now, lost)

@@ -15,16 +15,24 @@ def test_every_flood_is_offered() -> None:
     assert bench._FLOODS == flood.NAMES
 
 
-def test_a_flood_has_three_rows_and_is_counted() -> None:
-    result = flood.run(floods=["null", "submits"], frames=300, seconds=0.5, submits_per_s=50.0)
+def test_a_flood_has_two_rows_and_is_counted() -> None:
+    result = flood.run(floods=["null", "submits"], frames=300, seconds=0.5, rounds=2, submits_per_s=50.0)
     rows = result["rows"]
     assert [(row["flood"], row["phase"]) for row in rows] == [
-        (name, phase) for name in ("null", "submits") for phase in ("before", "during", "after")
+        (name, phase) for name in ("null", "submits") for phase in ("quiet", "flood")
     ]
     assert all(row["calls"] > 0 and 0.0 < row["p50_ms"] <= row["p99_ms"] for row in rows)
-    during = {row["flood"]: row for row in rows if row["phase"] == "during"}
-    assert {row["frames"] for row in during.values()} == {300}
-    assert during["submits"]["counted"]["rejected"] > 0
+    assert [len(row["p99_ms_each"]) for row in rows] == [3, 2, 3, 2]
+    flooded = {row["flood"]: row for row in rows if row["phase"] == "flood"}
+    assert {row["frames"] for row in flooded.values()} == {600}
+    assert flooded["submits"]["counted"]["submits_too_soon"] > 0
+
+
+def test_a_client_that_floods_is_sent_away_and_its_coming_back_is_refused() -> None:
+    result = flood.run(floods=["submits"], frames=20_000, seconds=1.0, submits_per_s=200.0)
+    counted = result["rows"][1]["counted"]
+    assert counted["sent_away"] == 1, "and not let in again within the second"
+    assert counted["refused_busy"] > 1, "the first time, and whenever it comes back"
     assert result["cluster"]["kind"] == "local, TCP, CURVE, default settings"
 
 

@@ -185,7 +185,7 @@ def test_limits_of_one_key(keys: Path) -> None:
             flooder.say(*(submit(1, job=f"j{k}", payloads=[b"\0"]) for k in range(start, start + 1000)))
         assert [client.submit(abs, -k).result(20) for k in range(20)] == list(range(20))
         rejected = flooder.wait(m.Rejected)
-        assert (rejected.code, rejected.retry_after_s > 0) == ("busy", True)
+        assert (rejected.code, rejected.retry_after_s > 0) == (m.TOO_SOON, True)
         assert "scheduler.limits.submits_per_s" in rejected.detail
         with Client(own, keys=str(keys)) as another:
             assert [future.result(20) for future in another.map(abs, range(50))] == list(range(50))

@@ -1,0 +1,68 @@
+"""Who submits jobs faster than one key may: told when to come back, and whether it has heard so.
+
+Owns: the rate of submissions of each key, and who goes on regardless. Must not know: what a job is, or how somebody is
+sent away.
+
+A client may have sent thousands of jobs before it can know that they are too many. So the first refusal of a connection
+is followed by a question, what comes after it waits for the answer (`turns`), and only what was sent after that is held
+against the client. One that keeps to what it is told (`pacing`) is refused about once for each job that is taken.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sparrowmq.core.peers import Client
+from sparrowmq.core.quotas import Quota
+from sparrowmq.core.state import State
+from sparrowmq.protocol import messages as m
+
+REFUSALS: Final = 2.0  # for each job that one key may submit: beyond, a client that knows of its haste is heedless ...
+REFUSALS_PER_S: Final = 64.0  # ... and so many more, for the many clients that a key may have
+WAIT_S_MIN, WAIT_S_MAX = 0.05, 60.0  # of what is told: several may be taken then, and not only the next
+
+
+class Haste:
+    """The haste of one scheduler's clients."""
+
+    def __init__(self, state: State) -> None:
+        rate_per_s = state.settings.limits.submits_per_s
+        self._state = state
+        self._submits = Quota(rate_per_s)
+        self._refusals = Quota(REFUSALS * rate_per_s + REFUSALS_PER_S)  # of each client that knows
+
+    def refusal(self, now: float, client: Client, submit: m.Submit) -> m.Rejected | None:
+        """Return why this comes too soon, or None; what is refused for other reasons later on counts, too."""
+        submits, name = self._submits, self._state.id
+        wait_s = submits.wait_s(now, client.key)
+        if not wait_s:
+            submits.take(now, client.key)
+            return None
+        detail = (
+            f"{name} takes {submits.rate_per_s:g} jobs a second of one client's key (scheduler.limits.submits_per_s)"
+        )
+        self._state.count("submits_too_soon")
+        return m.Rejected(submit.job, submit.epoch, m.TOO_SOON, detail, min(max(wait_s, WAIT_S_MIN), WAIT_S_MAX))
+
+    def refused(self, now: float, client: Client) -> None:
+        """The refusal was sent: have the client say that it has it, or count it."""
+        if not client.warned:
+            client.warned = self._state.ask(client.peer)
+        elif not client.excused:
+            self._refusals.take(now, client.id)
+
+    def answered(self, client: Client, n: int) -> bool:
+        """The client has answered a question; return whether it was that one."""
+        if n != client.warned or not n or client.knows:
+            return False
+        client.knows, client.excused = True, len(client.waiting)
+        return True
+
+    def heedless(self, now: float, client: Client) -> str:
+        """Return "", or a sentence on how this client goes on submitting although it knows."""
+        if not client.knows or not self._refusals.wait_s(now, client.id):
+            return ""
+        return (
+            f"{client.id} was told that {self._state.id} takes {self._submits.rate_per_s:g} jobs a second of its key "
+            f"(scheduler.limits.submits_per_s), and has had {self._refusals.rate_per_s:g} more refused within a second"
+        )

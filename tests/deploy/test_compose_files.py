@@ -13,7 +13,7 @@ ROLES = ("scheduler", "worker", "assistant")
 # What Compose understands and `docker stack deploy` refuses, or ignores with a warning.
 NOT_IN_SWARM = {
     "build", "container_name", "cpus", "depends_on", "mem_limit", "network_mode", "pids_limit", "privileged",
-    "profiles", "restart", "security_opt", "tmpfs",
+    "profiles", "pull_policy", "restart", "security_opt", "tmpfs",
 }  # fmt: skip
 
 (COMPOSE,) = load(ROOT / "docker-compose.yml")
@@ -43,6 +43,13 @@ def test_compose_limits_every_container(role: str) -> None:
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["mem_limit"]
     assert service["pids_limit"]
+
+
+def test_one_service_builds_the_image_and_nobody_asks_a_registry_for_it() -> None:
+    """Several that build under one tag have Compose v2 make every container anew at the next `up`."""
+    ours = {role: service for role, service in COMPOSE["services"].items() if service["image"].startswith("sparrowmq:")}
+    assert [role for role, service in ours.items() if "build" in service] == ["keys"]
+    assert {service["pull_policy"] for service in ours.values()} == {"never"}
 
 
 def test_the_stack_has_nothing_that_only_compose_understands() -> None:

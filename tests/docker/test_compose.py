@@ -59,8 +59,10 @@ def test_growing_from_2_to_10_workers_speeds_a_running_job_up(project: Project) 
     arguments, lines = naps(count, duration_s)
     job = project.start_run(*arguments, stdin=lines)
     until(lambda: any(worker["launched"] for worker in project.workers()), "the job runs")
+    before = {container for service in (*ROLES, "redis") for container in project.ids(service)}
     project.up(worker=WORKERS)
     report = project.report(job)
+    assert before <= {container for service in (*ROLES, "redis") for container in project.ids(service)}
     assert_each_once(report, count)
     response_s, with_two_s = report["jobs"][0]["response_s"], count * duration_s / 2
     print(f"{count} naps of {duration_s:g} s: {response_s:.1f} s with 2 to 10 workers, {with_two_s:.0f} s with 2")

@@ -370,10 +370,10 @@ class Scheduler:
 
     def _beat(self, sequence: int, *, leaving: bool = False) -> Beat:
         interval_ms = round(self.state.settings.beat_interval_s * 1e3)
-        draining = self.state.draining
+        wanted = sum(min(job.needed, job.reserved_total) for job in self.state.jobs.values() if job.reserved_total)
         return Beat(
-            m.SCHEDULER, self.id, self.incarnation, sequence, interval_ms, probes={self.id: self._placer.assisted},
-            draining=draining, leaving=leaving,
+            m.SCHEDULER, self.id, self.incarnation, sequence, interval_ms, queued=wanted,
+            probes={self.id: self._placer.assisted}, draining=self.state.draining, leaving=leaving,
         )  # fmt: skip
 
     def _on_ping(self, now: float, sender: Worker | Client | Advisor, message: m.Ping) -> None:

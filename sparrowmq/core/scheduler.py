@@ -141,6 +141,8 @@ class Scheduler:
         deadline = self.state.timers.next()
         if deadline is not None and now - deadline > self._thaw_s and not self._thawed:
             self._thaw(now)
+        if peer in self._sent_away:  # what else it has said in the same breath, another hello too, is not answered
+            return
         kind = type(message)
         if kind is m.Hello:
             self._on_hello(now, peer, cast(m.Hello, message))
@@ -160,8 +162,7 @@ class Scheduler:
         elif type(sender) is Advisor:
             handler = self._from_advisor.get(kind)
         else:
-            if peer not in self._sent_away:  # what else it has said in the same breath is not answered
-                self._refuse(peer, "no_hello", f"{kind.__name__.lower()} before the hello, or after the goodbye")
+            self._refuse(peer, "no_hello", f"{kind.__name__.lower()} before the hello, or after the goodbye")
             return
         if handler is not None:
             handler(now, cast(Any, sender), message)

@@ -6,13 +6,15 @@ ZeroMQ hands over whole messages only: it keeps the frames of one whose last fra
 for each frame. Who never sends a last frame would take all memory. From above nothing of it shows; from below it does:
 the kernel counts what a TCP connection has brought (TCP_INFO, Linux 4.1). That less the messages that were taken is
 what ZeroMQ holds of it. It is too much when it exceeds the largest message (of a stranger: the largest hello) and no
-message has come of it although everything that could be read was. And all connections together may hold so much; beyond
-it some hang up: strangers first, those that hold the most before the others, then peers that hold more than an even
-share, those that were silent of whole messages longest before the others. A Unix socket has no such count: whoever may
-write to its directory is its owner and is trusted.
+message has come of it although everything that could be read was.
+
+All connections together may hold so much, and strangers a quarter of it. Beyond that some hang up: strangers first,
+those that hold the most before the others, then peers that hold more than an even share, those that were silent of
+whole messages longest before the others. A Unix socket has no such count: whoever may write to its directory is its
+owner and is trusted.
 
 Bytes are not memory. A frame costs ZeroMQ 64 bytes however small it is, and two bytes on the wire are one: what is held
-may cost 32 times as much. With keys each frame has 33 bytes and more around it, and it is less than twice as much.
+may cost 32 times as much. With keys each frame has 33 bytes and more around it, and costs 144: four times as much.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ STRANGER_BYTES_MAX: Final = limits.HELLO_BYTES_MAX + _SLACK_BYTES
 # The body and the payloads of the largest job; a dealer's batches are cut to that (link.cut).
 PEER_BYTES_MAX: Final = limits.JOB_BYTES_MAX + limits.FRAME_BYTES_MAX + _SLACK_BYTES
 _NEAR_BYTES: Final = 8 * 1024 * 1024  # held of one connection, from which on it is looked at each time
+_STRANGERS_PART: Final = 4  # of what all may hold together, strangers may hold one in so many
 _LITTLE_BYTES: Final = 64 * 1024  # to end one that holds no more than that gains nothing: most hellos are smaller
 _FRAME_EXTRA_BYTES: Final = 64  # around a frame at most: 9 by ZMTP, with CURVE 33 more
 _COMMANDS_BYTES: Final = 64  # between two looks: heartbeats and their answers, which are no messages
@@ -61,7 +64,7 @@ class Flow:
 class Unfinished:
     """The flows of one socket, by descriptor. ``unread_max``: bytes of one that are too many, messages or not.
 
-    ``held_max``: bytes that all of them may hold together.
+    ``held_max``: bytes that all of them may hold together, and the strangers among them a quarter.
     """
 
     def __init__(self, unread_max: int, held_max: int) -> None:
@@ -123,7 +126,8 @@ class Unfinished:
 
     def surplus(self, is_stranger: Callable[[int], bool]) -> list[int]:
         """Return those to hang up because all together hold too much, after a look."""
-        if self.held <= self._held_max:
+        strangers = sum(self._flows[descriptor].held for descriptor in self._near if is_stranger(descriptor))
+        if self.held <= self._held_max and strangers <= self._held_max // _STRANGERS_PART:
             self._crowded = None
             return []
         if self._crowded is None:
@@ -139,6 +143,8 @@ class Unfinished:
         """Return as many as make up for what is too much, of those that brought no message since then."""
         standing = {descriptor: flow for descriptor, flow in self._flows.items() if not flow.hung_up}
         excess = sum(flow.held for flow in standing.values()) - self._held_max
+        of_strangers = sum(flow.held for descriptor, flow in standing.items() if is_stranger(descriptor))
+        of_strangers -= self._held_max // _STRANGERS_PART
         share = self._held_max // max(1, len(standing))
         suspects: list[tuple[int, int, int]] = []
         for descriptor, flow in standing.items():
@@ -149,11 +155,12 @@ class Unfinished:
             elif flow.held > share:
                 suspects.append((1, flow.heard, descriptor))
         chosen = []
-        for _, _, descriptor in sorted(suspects):
-            if excess <= 0:
+        for rank, _, descriptor in sorted(suspects):
+            if excess <= 0 and (rank or of_strangers <= 0):
                 break
             chosen.append(descriptor)
             excess -= standing[descriptor].held
+            of_strangers -= standing[descriptor].held
         return chosen
 
     def _is_endless(self, descriptor: int, stranger: bool) -> bool:

@@ -188,8 +188,8 @@ def test_a_larger_hello_is_refused_by_name(tcp: Net) -> None:
 
 
 def test_what_many_have_begun_together_has_a_bound_too() -> None:
-    """Strangers go first, and no more of them than has to be; who is in the midst of a message that ends is heard."""
-    net = Net("tcp://127.0.0.1:0", msgspec.structs.replace(FAST, hello_timeout_s=30.0, unfinished_bytes_max=34 * MIB))
+    """Of strangers a quarter, and no more of them go than have to; who is in the midst of a message is heard."""
+    net = Net("tcp://127.0.0.1:0", msgspec.structs.replace(FAST, hello_timeout_s=30.0, unfinished_bytes_max=100 * MIB))
     with contextlib.ExitStack() as stack:
         slow = stack.enter_context(shake_hands(net.router.address))
         slow.sendall(frame(*encoded(hello("slow"))))
@@ -342,6 +342,9 @@ class Held:
             self.says(name)
         self.brings(**brought)
 
+    def _is_stranger(self, descriptor: int) -> bool:
+        return self.names[descriptor].startswith("stranger")
+
     def _descriptor(self, name: str) -> int:
         return next(descriptor for descriptor, known in self.names.items() if known == name)
 
@@ -356,8 +359,9 @@ class Held:
 
     def surplus(self) -> str:
         """Look, after all that there was to read has been read, and hang up."""
-        assert look(self.flows) == []
-        chosen = self.flows.surplus(lambda descriptor: self.names[descriptor].startswith("stranger"))
+        self.flows.rounds += 1
+        assert self.flows.look(self._is_stranger) == []
+        chosen = self.flows.surplus(self._is_stranger)
         for descriptor in chosen:
             flow = self.flows.get(descriptor)
             assert flow is not None
@@ -374,6 +378,17 @@ def test_where_all_hold_too_much_strangers_go_first_and_then_who_was_silent_long
     assert held.surplus() == "", "those that are hung up do not count"
     held.brings(late=45)
     assert [held.surplus(), held.surplus()] == ["late", ""], "at once, where it was so before"
+
+
+def test_strangers_together_may_hold_a_quarter_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Held(monkeypatch, 100, stranger1=9, peer=60, stranger2=8, stranger3=7)
+    assert [held.surplus(), held.flows.suspicious()] == ["", False]
+    held.brings(stranger2=2)
+    assert held.surplus() == ""
+    for number in (1, 2, 3):
+        held.says(f"stranger{number}")
+    assert held.surplus() == "", "each has just brought something, and it is no peer's fault"
+    assert [held.surplus(), held.surplus()] == ["stranger2", ""]
 
 
 def test_what_is_complete_and_unread_does_not_make_it_too_much(monkeypatch: pytest.MonkeyPatch) -> None:

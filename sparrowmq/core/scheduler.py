@@ -144,6 +144,8 @@ class Scheduler:
         deadline = self.state.timers.next()
         if deadline is not None and now - deadline > self._thaw_s and not self._thawed:
             self._thaw(now)
+        if peer in self._sent_away:  # what else it has said in the same breath, another hello too, is not answered
+            return
         kind = type(message)
         if kind is m.Hello:
             self._on_hello(now, peer, cast(m.Hello, message))
@@ -161,8 +163,7 @@ class Scheduler:
         elif type(sender) is Advisor:
             handler = self._from_advisor.get(kind)
         else:
-            if peer not in self._sent_away:  # what else it has said in the same breath is not answered
-                self._refuse(peer, "no_hello", f"{kind.__name__.lower()} before the hello, or after the goodbye")
+            self._refuse(peer, "no_hello", f"{kind.__name__.lower()} before the hello, or after the goodbye")
             return
         if handler is not None:
             handler(now, cast(Any, sender), message)
@@ -390,10 +391,10 @@ class Scheduler:
 
     def _beat(self, sequence: int, *, leaving: bool = False) -> Beat:
         interval_ms = round(self.state.settings.beat_interval_s * 1e3)
-        draining = self.state.draining
+        wanted = sum(min(job.needed, job.reserved_total) for job in self.state.jobs.values() if job.reserved_total)
         return Beat(
-            m.SCHEDULER, self.id, self.incarnation, sequence, interval_ms, probes={self.id: self._placer.assisted},
-            draining=draining, leaving=leaving,
+            m.SCHEDULER, self.id, self.incarnation, sequence, interval_ms, queued=wanted,
+            probes={self.id: self._placer.assisted}, draining=self.state.draining, leaving=leaving,
         )  # fmt: skip
 
     def _on_ping(self, now: float, sender: Worker | Client | Advisor, message: m.Ping) -> None:

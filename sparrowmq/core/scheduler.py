@@ -38,6 +38,8 @@ from sparrowmq.protocol.codec import version_error
 from sparrowmq.settings import SchedulerSettings
 
 SENT_AWAY_S: Final = 10.0  # so long a key that was sent away for asking too much is not let in again
+FEW_JOBS: Final = 500  # beyond, their tasks are not counted for each beat ...
+SELDOM: Final = 10  # ... but for each tenth: 10,000 jobs take milliseconds
 TERM_AHEAD_S: Final = 86_400.0  # of this clock: a term beyond would keep every assistant out that comes later
 
 
@@ -84,6 +86,7 @@ class Scheduler:
         self._thawed = False  # since the last tick
         self._began = 0.0
         self._beats = 0
+        self._wanted = 0  # tasks that reservations stand for, when they were counted last
         self._from_worker: dict[type, Callable[[float, Worker, Any], None]] = {
             m.Request: self._workers.request,
             m.Result: self._workers.result,
@@ -387,13 +390,15 @@ class Scheduler:
         number = int((now - self._began) / interval_s + 1e-6)
         state.timers.add(self._began + (number + 1) * interval_s, ("beat",))
         self._beats = number
+        if len(state.jobs) <= FEW_JOBS or number % SELDOM == 0:
+            jobs = (job for job in state.jobs.values() if job.reserved_total)
+            self._wanted = sum(min(job.needed, job.reserved_total) for job in jobs)
         state.effects.append(Deposit(self._beat(number + 1)))
 
     def _beat(self, sequence: int, *, leaving: bool = False) -> Beat:
         interval_ms = round(self.state.settings.beat_interval_s * 1e3)
-        wanted = sum(min(job.needed, job.reserved_total) for job in self.state.jobs.values() if job.reserved_total)
         return Beat(
-            m.SCHEDULER, self.id, self.incarnation, sequence, interval_ms, queued=wanted,
+            m.SCHEDULER, self.id, self.incarnation, sequence, interval_ms, queued=self._wanted,
             probes={self.id: self._placer.assisted}, draining=self.state.draining, leaving=leaving,
         )  # fmt: skip
 

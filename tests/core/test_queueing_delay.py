@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from sparrowmq.core import effects as fx, scheduler
 from sparrowmq.core.hinting import Hinting
 from sparrowmq.metrics import queueing_delay_s
 from sparrowmq.protocol.beats import Beat
 from sparrowmq.sim.cluster import Cluster
+from tests.support.scheduler import CLIENT, World, submit
 
 WORKERS, SLOTS, TASK_S = 10, 2, 1.0
 
@@ -100,3 +102,21 @@ def test_what_is_forgotten_or_said_anew_counts_no_more() -> None:
     assert made.expected_wait_us("w") == 2500
     made.forget("other")
     assert made.expected_wait_us("w") == 4000
+
+
+def test_a_scheduler_of_very_many_jobs_counts_their_tasks_for_each_tenth_beat_only() -> None:
+    world = World(workers=1, beat_interval_s=0.1)
+
+    def told() -> list[int]:
+        return [effect.beat.queued for effect in world.said() if isinstance(effect, fx.Deposit)]
+
+    for k in range(scheduler.FEW_JOBS + 1):
+        world.hear(CLIENT, submit(1, job=f"j{k}"))
+        world.said()  # a turn for each
+    world.machine.start(world.now)
+    assert told() == [scheduler.FEW_JOBS + 1]
+    world.hear(CLIENT, submit(1, job="another"))
+    world.wait(0.95)
+    assert told() == [scheduler.FEW_JOBS + 1] * 9
+    world.wait(0.1)
+    assert told() == [scheduler.FEW_JOBS + 2]

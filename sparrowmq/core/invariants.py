@@ -89,6 +89,7 @@ def check_scheduler(scheduler: Scheduler) -> None:
         assert (worker.peer is None) == (worker.lost_at is not None), f"{worker.id}: {worker.peer} {worker.lost_at}"
     for client in state.clients.values():
         assert client.jobs <= set(state.jobs), f"{client.id} has jobs that are over"
+        assert all(map(client.owns, client.jobs)), f"{client.id} has jobs of another owner"
         assert (client.peer is None) == (client.gone_at is not None), f"{client.id}: {client.peer} {client.gone_at}"
     for peer, sender in state.peers.items():
         _same(f"the connection of {sender.id}", sender.peer, peer)

@@ -29,8 +29,7 @@ PATIENCE_S: Final = 30.0  # for a Redis that does not answer, or has come back w
 
 
 class AttachedJob:
-    """A durable job: its results are in Redis, whoever of its ``owner`` has submitted it (`Credentials.owner`), and
-    whatever became of its scheduler.
+    """A durable job of ``owner`` (`Credentials.owner`): its results are in Redis, whatever became of its scheduler.
 
     They stay for ``store.results_ttl_s`` after the job's end. Thread-safe; holds what it has read. `close` ends its
     connection to Redis, so does the end of a ``with`` block.

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from sparrowmq import limits
+from sparrowmq import ids, limits
 from sparrowmq.core import report
 from sparrowmq.core.claims import Claims
 from sparrowmq.core.durable import FENCED, Durable
@@ -188,7 +188,7 @@ class Clients:
             self._durable.entered(now)
         state.jobs[job.id] = job
         client = state.client_of(client_id, job.id)
-        job.payer = client_id if client is None else client.key
+        job.payer = ids.owner_of(job.id) or (client_id if client is None else client.key)  # a listed key's for good
         if not job.detached:
             if client is not None:
                 client.jobs.add(job.id)

@@ -88,9 +88,13 @@ class Tree:
         """Make a key of its own for one that connects, below ``out``, and list it; return whether it was new.
 
         A name that is listed with the key that lies there is left as it is; a key that is revoked is replaced. A client
-        gets a Redis user of its own beside it. Raises UsageError for a name in use.
+        gets a Redis user of its own beside it. Raises UsageError for a name in use, and where the role's secret lies.
         """
         target = out / role
+        if (target / secret_file(role)).exists():  # one that has both would not know which it is
+            raise UsageError(
+                f"{target} holds the secret of all {role}s, and a listed key has none", hint="choose another --out"
+            )
         server_public = keyring.read_public(self.place / SERVER_PUBLIC)
         peers = keyring.read_peers(self.place)
         revoked = keyring.read_revoked(self.place, peers)

@@ -260,6 +260,7 @@ def test_a_job_that_was_taken_over_is_none_of_who_goes_by_its_clients_id() -> No
     orphaned_client(made)
     made.machine.orphaned(made.now, [Orphan(submit(1, job=JOB, epoch=1, spec=DURABLE), "client A", 0.0)])
     made.said()
+    assert made.job(JOB).payer == A, "the limits of its owner's key go on to bind it"
     made.hear("w1", m.Claimed(JOB, 1, [], []))
     assert made.start("w1", 1, JOB) == [0]
     for message in (m.Kill(JOB, 1), m.Recall(1, JOB, 1, [0]), submit(1, job=JOB, epoch=2, spec=DURABLE)):

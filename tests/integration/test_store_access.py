@@ -91,6 +91,13 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
 
 
 @pytest.fixture
+def locked_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
+    made = Locked(tmp_path_factory.mktemp("v"))
+    yield made
+    made.server.kill()
+
+
+@pytest.fixture
 def allowed(locked: Locked) -> Iterator[Locked]:
     """The same for what must be allowed, all of it: a refusal that the code hushes up is in the server's own log."""
     locked.refused()
@@ -287,8 +294,8 @@ def test_records_that_may_not_be_read_hide_nothing_else_in_a_list(
         locked.admin.zrem("sq:jobs:open", id)
 
 
-def test_a_client_that_is_revoked_is_no_user_any_more(tmp_path_factory: pytest.TempPathFactory) -> None:
-    locked = Locked(tmp_path_factory.mktemp("v"))
+def test_a_client_that_is_revoked_is_no_user_any_more(locked_of_its_own: Locked) -> None:
+    locked = locked_of_its_own
     lab, desk = connect(locked.role("lab")), connect(locked.role("desk"))
     lab.ping()
     assert main(["keys", "revoke", "lab", "--dir", str(locked.keys), "-o", "quiet"]) == 0
@@ -300,7 +307,6 @@ def test_a_client_that_is_revoked_is_no_user_any_more(tmp_path_factory: pytest.T
     assert desk.ping()
     for connection in (lab, desk):
         connection.close()
-    locked.server.kill()
 
 
 def test_figures_are_read_as_a_client(allowed: Locked) -> None:

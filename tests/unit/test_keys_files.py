@@ -298,6 +298,13 @@ def test_users_of_listed_clients_follow_the_prefix_and_outlive_the_secret(tree: 
     assert listed_lines(tree) == [line.replace("sq:", "mine:") for line in before]
 
 
+def test_a_listed_key_is_not_put_where_the_roles_secret_lies(tree: Tree) -> None:
+    before = contents(tree.root)
+    with pytest.raises(UsageError, match="client holds the secret of all clients, and a listed key has none"):
+        tree.list_peer("laptop", "client", tree.root, "sq:")
+    assert contents(tree.root) == before
+
+
 def test_where_there_are_no_redis_users_a_listed_client_gets_none(tree: Tree) -> None:
     (tree.root / "redis" / "users.acl").unlink()
     out = list_peer(tree, "laptop")

@@ -96,10 +96,8 @@ class Clients:
     def submit(self, now: float, client: Client, submit: m.Submit) -> None:
         """Take a job, or say why not. The same job again is the same job; a later epoch replaces it."""
         state = self._state
-        if state.is_foreign(client, submit.job):  # whether there is one: a higher epoch takes a job over anywhere
-            self._reject(client, self._too_soon(now, client, submit) or _forbidden(client, submit))
-            return
-        known = state.jobs.get(submit.job)
+        foreign = state.is_foreign(client, submit.job)
+        known = None if foreign else state.jobs.get(submit.job)
         if known is not None and known.client == client.id:
             if submit.epoch == known.epoch:
                 self._accept(now, client, known)
@@ -107,7 +105,7 @@ class Clients:
             if submit.epoch < known.epoch:
                 state.send(client.peer, m.Stale(known.id, known.epoch))
                 return
-        if submit.detached and known is None:
+        if submit.detached and known is None and not foreign:
             over = state.history.finished.get(submit.job)
             if over is not None and over.client == client.id and over.epoch == submit.epoch:
                 self._accept(now, client, over)  # it ended before its client had the answer
@@ -239,6 +237,8 @@ class Clients:
     def _refusal(self, client: Client, submit: m.Submit, known: Job | None) -> m.Rejected | None:
         """Return why this job cannot be taken, or None."""
         state = self._state
+        if not client.owns(submit.job):  # whether it is known here or not: a higher epoch would take it over anywhere
+            return _forbidden(client, submit)
         if known is not None and known.client != client.id:
             return m.Rejected(submit.job, submit.epoch, "conflict", f"another client has a job {submit.job}")
         spec = submit.spec

@@ -105,7 +105,7 @@ class Scheduler:
             m.Recall: self._clients.recall,
             m.Kill: self._clients.kill,
             m.Drain: self._clients.drain,
-            m.Follow: lambda now, client, message: self._transcripts.follow(now, client.peer, message),
+            m.Follow: self._transcripts.follow,
             m.Goodbye: self._on_client_leaves,
             m.Query: self._statuses.asked,
             m.Subscribe: self._statuses.subscribed,
@@ -327,9 +327,8 @@ class Scheduler:
             return "busy", f"clients of this key were sent away by {self.id} for asking too much; wait {barred_s:.1f} s"
         if known is None and have >= limit:
             return "busy", f"{have:,} {hello.role}s are connected: the limit of {self.id}"
-        if isinstance(known, Client) and known.key != whose(
-            hello
-        ):  # its jobs, and their outcomes, are for its key only
+        if isinstance(known, Client) and (known.key, known.owner) != (whose(hello), hello.owner):
+            # Its jobs, and their outcomes, are for its key only; one that was listed since has other jobs.
             return "identity_conflict", f"{hello.id} is known by another key"
         if known is not None and hello.incarnation < known.incarnation:
             return "identity_conflict", f"{hello.id} has been seen with a later incarnation"

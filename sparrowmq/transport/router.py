@@ -227,8 +227,8 @@ class Router:
         if guard is None:
             batch = codec.decode(body.buffer, blobs)
             peer, hello = self._welcome(rid, batch, body), cast(m.Hello, batch[0])
-            if hello.key:  # it has none, whatever it says
-                batch[0] = msgspec.structs.replace(hello, key="")
+            if hello.key or hello.owner:  # it has none, whatever it says
+                batch[0] = msgspec.structs.replace(hello, key="", owner="")
             return peer, batch
         claim = guard.read(body)
         batch = guard.introduce(claim, codec.decode(body.buffer, blobs), time.monotonic())

@@ -17,7 +17,7 @@ from sparrowmq.bench.containers import ROOT, docker, engine_answers, until
 from sparrowmq.errors import Unavailable
 
 IMAGE = "sparrowmq:test"
-TASKS = 900
+TASKS = 1800
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(360)]
 

@@ -314,6 +314,7 @@ class ClientJobs:
         if job is not None and job.peer == peer and job.submit.epoch <= message.epoch < EPOCH_MAX:
             job.submit = job.unfinished(message.epoch + 1)
             job.peer = 0
+            self._pace.ended(message.job)  # that submission gets no other answer
             self.send(job)
 
     def outcome(self, peer: int, message: m.Outcome) -> None:

@@ -279,6 +279,22 @@ def test_what_is_killed_before_it_is_refused_is_not_sent_again() -> None:
     assert fx.Send(1, m.Submit("b", 0, SPEC, 2, [b"x", b"z"], indices=[0, 2])) in effects(machine)
 
 
+def test_one_that_is_to_go_past_a_later_epoch_holds_nobody_up() -> None:
+    machine = session()
+    for job in "abc":
+        machine.submit(1.0, submit(job))
+    refuse(machine, 1.1, "a", "b", "c")
+    machine.tick(1.6)
+    assert sent(machine) == ["a", "b", "c", "a"]
+    machine.receive(1.7, 1, m.Stale("a", 3))
+    assert sent(machine) == ["b"]
+    accept(machine, 1.8, "b")
+    assert sent(machine) == ["c"]
+    accept(machine, 1.9, "c")
+    [again] = [e.message for e in effects(machine) if isinstance(e, fx.Send)]
+    assert (again.job, again.epoch) == ("a", 4)  # type: ignore[union-attr]
+
+
 # -- any order of events
 
 
@@ -335,7 +351,7 @@ class World:
         self.now += self.rng.choice([0.0, 0.01, 0.6])
         job = self.rng.choice(sorted(self.machine.jobs) or ["none"])
         some = self.rng.sample(range(3), self.rng.randint(1, 3))
-        what = ["submit", "end", "end", "end", "recall", "kill", "reject", "accept", "lose", "welcome", "tick"]
+        what = ["submit", "end", "end", "end", "recall", "kill", "reject", "accept", "stale", "lose", "welcome", "tick"]
         match self.rng.choice(what):
             case "submit" if len(self.submitted) < 60:
                 names = [f"{len(self.submitted)}-{n}" for n in range(self.rng.randint(1, 5))]
@@ -359,6 +375,10 @@ class World:
                 self.machine.receive(self.now, self.peer, m.Rejected(name, epoch, code, "full", 0.1))
             case "accept" if self.peer and self.there:
                 self.accept(self.rng.choice(sorted(self.there)))
+            case "stale" if self.peer and self.there:
+                name = self.rng.choice(sorted(self.there))
+                epoch, _ = self.there.pop(name)
+                self.machine.receive(self.now, self.peer, m.Stale(name, epoch + self.rng.randint(0, 1)))
             case "lose" if self.peer:
                 lost, self.peer = self.peer, 0
                 self.machine.lost(self.now, lost)

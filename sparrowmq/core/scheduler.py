@@ -180,8 +180,7 @@ class Scheduler:
 
     def _on_answer(self, now: float, client: Client, message: m.Pong) -> None:
         self._clients.answered(now, client, message)
-        if self._clients.haste.answered(client, message.n):
-            self._turns.wake(now, client)
+        self._clients.haste.answered(client, message.n)
 
     def _send_away(self, now: float, client: Client, why: str) -> None:
         """Have nothing to do for a while with a client that asks too much; ``why`` is "" where it does not."""

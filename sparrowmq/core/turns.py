@@ -21,9 +21,6 @@ from sparrowmq.protocol import messages as m
 SHARE: Final = 1024  # of a client in one turn, in about microseconds
 WAITING_MAX: Final = 100_000  # messages of one client
 WAITING_ALL_MAX: Final = 200_000  # of all clients together
-UNHEARD_MAX: Final = (
-    10_000  # of one that has not answered yet: as many jobs as a client's settings let it have under way
-)
 QUESTIONS_WAITING_MAX: Final = 256  # of those, what asks for an answer that has to be worked out
 ROWS_PER_S: Final = 10_000.0  # of statuses, for one key: about a fifth of a processor
 ROWS_PER_QUESTION: Final = 10  # beside those that are looked at
@@ -60,7 +57,7 @@ class Turns:
         cost = _COSTS.get(type(message))
         if cost is None:
             return True
-        if client.waiting or client.spent >= SHARE or self._wait_s(now, client, message) or _waits(client, message):
+        if client.waiting or client.spent >= SHARE or self._wait_s(now, client, message):
             self._put_off(now, client, message)
             return False
         self._spend(now, client, message, cost)
@@ -68,11 +65,6 @@ class Turns:
 
     def overrun(self, client: Client) -> str:
         """Return "", or, where more waits than may, a sentence that says so."""
-        if client.warned and not client.knows and len(client.waiting) > UNHEARD_MAX:
-            return (
-                f"{client.id} was told that it submits too fast (scheduler.limits.submits_per_s), does not answer, and "
-                f"has sent {len(client.waiting):,} more messages"
-            )
         size, bound = client.waiting_bytes, self._state.settings.limits.payload_bytes // 4
         if client.questions > QUESTIONS_WAITING_MAX:
             return (
@@ -97,11 +89,6 @@ class Turns:
             client = self._state.clients.get(client_id)
             if due <= now and client is not None:
                 self._serve(now, client)
-
-    def wake(self, now: float, client: Client) -> None:
-        """What this client's messages have waited for may have come."""
-        if client.waiting:
-            self._crowd[client.id] = now
 
     def over(self) -> None:
         """The turn is over: everybody has a whole share again."""
@@ -131,9 +118,6 @@ class Turns:
             wait_s = self._wait_s(now, client, message)
             if wait_s:
                 self._crowd[client.id] = now + max(0.001, wait_s)
-                return
-            if _waits(client, message):
-                self._crowd.pop(client.id, None)  # until `wake`
                 return
             client.waiting.popleft()
             client.excused = max(0, client.excused - 1)
@@ -184,11 +168,6 @@ class Turns:
         # Of another owner's job: what it costs would tell how large that is.
         job = self._state.jobs.get(message.job) if client.owns(message.job) else None
         return 0 if job is None else len(job.state)
-
-
-def _waits(client: Client, message: m.AnyMessage) -> bool:
-    """Whether a client first has to answer that it has heard how fast it may submit (see `haste`)."""
-    return client.warned > 0 and not client.knows and type(message) is m.Submit
 
 
 def _size(message: m.AnyMessage) -> int:

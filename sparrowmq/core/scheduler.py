@@ -161,7 +161,9 @@ class Scheduler:
         elif type(sender) is Client:
             handler = self._from_client.get(kind)
             if handler is not None and not self._turns.admits(now, sender, message):
-                self._send_away(now, sender, self._turns.overrun(sender))
+                overrun = self._turns.overrun(sender)
+                if overrun is not None:
+                    self._send_away(now, *overrun)
                 return
         elif type(sender) is Advisor:
             handler = self._from_advisor.get(kind)

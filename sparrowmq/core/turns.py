@@ -10,6 +10,7 @@ without end is sent away, and sooner where they are questions: nobody reads so m
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -46,6 +47,7 @@ class Turns:
         self._spenders: list[Client] = []  # who have used some of this turn's share
         self._crowd: dict[str, float] = {}  # clients with messages that wait, and when they are looked at next
         self._waiting = 0
+        self._waiting_bytes = 0
         self._rows = Quota(ROWS_PER_S)
 
     def __len__(self) -> int:
@@ -63,21 +65,36 @@ class Turns:
         self._spend(now, client, message, cost)
         return True
 
-    def overrun(self, client: Client) -> str:
-        """Return "", or, where more waits than may, a sentence that says so."""
-        size, bound = client.waiting_bytes, self._state.settings.limits.payload_bytes // 4
+    def overrun(self, client: Client) -> tuple[Client, str] | None:
+        """Return whom to send away because more waits than may, with a sentence that says so; None if it does not.
+
+        It is the one who has just sent something, unless all together are too many: then it is who has the most.
+        """
+        bound = self._state.settings.limits.payload_bytes // 4
         if client.questions > QUESTIONS_WAITING_MAX:
-            return (
+            return client, (
                 f"{client.questions:,} questions of {client.id} wait to be answered; {self._state.id} lets no more "
                 f"than {QUESTIONS_WAITING_MAX:,} of one client wait"
             )
-        if len(client.waiting) <= WAITING_MAX and self._waiting <= WAITING_ALL_MAX and size <= bound:
-            return ""
-        return (
-            f"{len(client.waiting):,} messages with {size:,} bytes of {client.id} wait to be handled, and "
-            f"{self._waiting:,} of all clients; {self._state.id} lets no more than {WAITING_MAX:,} of {bound:,} bytes "
-            f"of one client wait, and {WAITING_ALL_MAX:,} of all"
+        if self._waiting > WAITING_ALL_MAX:
+            client = self._heaviest(lambda one: len(one.waiting))
+        elif self._waiting_bytes > 2 * bound:
+            client = self._heaviest(lambda one: one.waiting_bytes)
+        elif len(client.waiting) <= WAITING_MAX and client.waiting_bytes <= bound:
+            return None
+        return client, (
+            f"{len(client.waiting):,} messages with {client.waiting_bytes:,} bytes of {client.id} wait to be handled, "
+            f"and {self._waiting:,} with {self._waiting_bytes:,} of all clients; {self._state.id} lets no more than "
+            f"{WAITING_MAX:,} of {bound:,} bytes of one client wait, and {WAITING_ALL_MAX:,} of {2 * bound:,} of all"
         )
+
+    def _heaviest(self, weight: Callable[[Client], int]) -> Client:
+        """Return the client that has the most waiting, of those whose key has: many clients may have one."""
+        waiting = [self._state.clients[client_id] for client_id in self._crowd]
+        keys: Counter[str] = Counter()
+        for client in waiting:
+            keys[client.key] += weight(client)
+        return max(waiting, key=lambda one: (keys[one.key], one.key, weight(one)))
 
     def next(self) -> float | None:
         """Return when `tick` is wanted (monotonic seconds), None if nobody waits."""
@@ -99,6 +116,7 @@ class Turns:
     def forget(self, client: Client) -> None:
         """The connection is gone, and what came over it and was not handled with it."""
         self._waiting -= len(client.waiting)
+        self._waiting_bytes -= client.waiting_bytes
         client.waiting.clear()
         client.waiting_bytes = client.questions = client.excused = 0
         self._crowd.pop(client.id, None)
@@ -122,7 +140,7 @@ class Turns:
             client.waiting.popleft()
             client.excused = max(0, client.excused - 1)
             self._waiting -= 1
-            client.waiting_bytes -= _size(message)
+            self._note_bytes(client, -_size(message))
             client.questions -= type(message) in _QUESTIONS
             spent += self._spend(now, client, message, _COSTS[type(message)])
             self._handle(now, client, message)
@@ -136,9 +154,13 @@ class Turns:
             self._crowd[client.id] = now
             self._state.count("put_off")
         client.waiting.append(message)
-        client.waiting_bytes += _size(message)
+        self._note_bytes(client, _size(message))
         client.questions += type(message) in _QUESTIONS
         self._waiting += 1
+
+    def _note_bytes(self, client: Client, count: int) -> None:
+        client.waiting_bytes += count
+        self._waiting_bytes += count
 
     def _wait_s(self, now: float, client: Client, message: m.AnyMessage) -> float:
         return self._rows.wait_s(now, client.key) if type(message) in _METERED else 0.0

@@ -483,6 +483,43 @@ def test_payloads_that_wait_are_bounded_too() -> None:
     assert "1,000 bytes" in refusals[0].detail
 
 
+def hold_back(world: World, peer: str, clients: int, messages: int) -> None:
+    """Have as many clients of one key let messages wait that are not handled for long: what is before them costs much.
+
+    A kill of a job that is not there costs what its list makes it look like.
+    """
+    for number in range(clients):
+        name = f"{peer} {number}"
+        world.hear(name, hello(m.CLIENT, name, key=peer))
+        world.hear(name, *[m.Kill("none", 0, list(range(100_000)))] * 3, *[m.Ping(0)] * messages)
+
+
+def test_where_all_together_let_too_much_wait_those_who_do_it_go() -> None:
+    """And not whoever says something next: here an honest client with more jobs than one turn takes."""
+    world = limited()
+    hold_back(world, "hoarder", 20, 9_995)
+    world.said()
+    assert len(world.machine._turns) == 20 * 9_998 - 2
+    world.hear(OTHER, *(submit(1, job=f"j{k}") for k in range(10_100)))
+    assert OTHER in world.machine.state.peers
+    gone = [e.peer for e in world.said() if isinstance(e, fx.Close)]
+    assert 0 < len(gone) <= 2
+    assert all(peer.startswith("hoarder") for peer in gone)
+
+
+def test_payloads_that_wait_of_all_clients_are_bounded_too() -> None:
+    world = limited(payload_bytes=40_000)
+    for number in range(10):
+        hold_back(world, f"hoarder {number}", 1, 0)
+        world.hear(f"hoarder {number} 0", *(submit(1, job=f"{number}-{k}", payloads=[b"x" * 900]) for k in range(10)))
+        assert world.machine._turns._waiting_bytes <= 20_000
+    world.hear(OTHER, *(submit(1, job=f"j{k}", payloads=[b"x" * 30]) for k in range(50)))
+    assert OTHER in world.machine.state.peers
+    world.wait(3.0)
+    world.said()
+    assert len(world.machine._turns) == world.machine._turns._waiting_bytes == 0
+
+
 def test_what_waits_goes_with_its_connection() -> None:
     for end in (lambda world: world.lose(CLIENT), lambda world: world.hear(CLIENT, m.Goodbye("leaving"))):
         world = limited()

@@ -27,6 +27,7 @@ ROWS_PER_S: Final = 10_000.0  # of statuses, for one key: about a fifth of a pro
 ROWS_PER_QUESTION: Final = 10  # beside those that are looked at
 TASKS_PER_ROW: Final = 16  # looking through so many tasks costs as much as a row
 JOBS_PER_ROW: Final = 25  # the same of jobs, for a status's counters
+ENTRY_BYTES: Final = 48  # of memory that a number or a small payload takes in a list: on the wire it is 2 bytes
 BYTES_PER_ROW: Final = 128  # of output that is sent
 
 _COSTS: Final[dict[type, int]] = {
@@ -193,5 +194,12 @@ class Turns:
 
 
 def _size(message: m.AnyMessage) -> int:
-    """Return the bytes of payloads in a message of a client."""
-    return sum(map(len, message.payloads)) + len(message.function) if type(message) is m.Submit else 0
+    """Return about the bytes that a message takes while it waits, beyond a little."""
+    kind = type(message)
+    if kind is m.Submit:
+        submit = cast(m.Submit, message)
+        entries = len(submit.payloads) + len(submit.indices) + len(submit.deaths)
+        return sum(map(len, submit.payloads)) + len(submit.function) + ENTRY_BYTES * entries
+    if kind is m.Kill or kind is m.Recall:
+        return ENTRY_BYTES * len(cast("m.Kill | m.Recall", message).indices)
+    return 0

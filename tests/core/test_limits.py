@@ -14,7 +14,7 @@ from sparrowmq.core.quotas import Quota
 from sparrowmq.core.session import Session
 from sparrowmq.protocol import messages as m
 from sparrowmq.settings import ClientSettings, SchedulerSettings
-from tests.support.scheduler import CLIENT, World, hello, result, submit
+from tests.support.scheduler import CLIENT, SPEC, World, hello, result, submit
 from tests.support.sim import cluster, succeeded
 
 OTHER = "other client's connection"
@@ -479,8 +479,29 @@ def test_payloads_that_wait_are_bounded_too() -> None:
     world.hear(CLIENT, *(submit(1, job=f"j{k}", payloads=[b"x" * 300]) for k in range(100)))
     refusals = [e.message for e in world.said() if isinstance(e, fx.Send) and isinstance(e.message, m.Refused)]
     assert [refused.code for refused in refusals] == ["busy"]
-    assert "4 messages with 1,200 bytes of c1 wait" in refusals[0].detail
+    assert "3 messages with 1,044 bytes of c1 wait" in refusals[0].detail
     assert "1,000 bytes" in refusals[0].detail
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        m.Kill("none", 0, list(range(100_000))),
+        m.Recall(1, "none", 0, list(range(100_000))),
+        m.Submit("j", 0, SPEC, 100_000, [b""], indices=list(range(100_000))),
+        m.Submit("j", 0, SPEC, 100_000, [b""] * 100_000),
+    ],
+    ids=["kill", "recall", "submit", "payloads"],
+)
+def test_long_lists_are_bounded_as_payloads_are(message: m.AnyMessage) -> None:
+    """On the wire a number has three bytes, in memory it has more than ten times as many."""
+    world = limited(payload_bytes=400_000_000)
+    world.hear(CLIENT, *[m.Kill("none", 0, list(range(100_000)))] * 3)
+    sent = 0
+    while CLIENT in world.machine.state.peers and sent < 50:
+        world.hear(CLIENT, message)
+        sent += 1
+    assert 10 < sent < 40
 
 
 def hold_back(world: World, peer: str, clients: int, messages: int) -> None:

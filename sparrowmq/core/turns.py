@@ -144,6 +144,7 @@ class Turns:
             self._note_bytes(client, -_size(message))
             client.questions -= type(message) in _QUESTIONS
             spent += self._spend(now, client, message, _COSTS[type(message)])
+            self._crowd.pop(client.id, None)  # whoever else waits comes before the rest of it
             self._handle(now, client, message)
         if client.waiting:
             self._crowd[client.id] = now

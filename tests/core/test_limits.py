@@ -460,6 +460,29 @@ def test_questions_are_metered_by_what_they_have_others_look_at() -> None:
     assert answered * cost >= 2.5 * turns.ROWS_PER_S
 
 
+def test_clients_of_one_key_take_turns_at_what_it_may_have_looked_at() -> None:
+    """Else one that asks again as soon as it is answered would keep the others' pings waiting for ever."""
+    world = limited()
+    world.hear("asks", hello(m.CLIENT, "asks", key="one key"))
+    world.hear("recalls", hello(m.CLIENT, "recalls", key="one key"))
+    everything = m.Recall(1, "none", 0, list(range(100_000)))
+    world.hear("asks", *[everything] * 4)
+    world.wait(0.0)
+    world.said()
+    world.hear("recalls", everything, m.Ping(9))
+    heard: list[Any] = []
+    end = world.now + 5.0
+    while world.now < end:
+        world.wait(0.001)
+        for peer, message in sends(world):
+            if peer == "asks":
+                world.hear("asks", everything)
+            heard.append((peer, type(message)))
+    assert 5 <= heard.count(("asks", m.Returned)) <= 10
+    assert heard.index(("recalls", m.Returned)) <= 1
+    assert ("recalls", m.Pong) in heard
+
+
 def test_who_lets_too_much_wait_is_sent_away_and_others_stay() -> None:
     world = limited()
     for k in range(turns.WAITING_MAX + 2 * turns.SHARE):  # what it says after that is not answered, in this turn

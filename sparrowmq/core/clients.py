@@ -60,12 +60,13 @@ class Clients:
         client.peer, client.gone_at, client.connection, client.asked = peer, None, hello.connection, 0
         client.warned, client.knows, client.unheard, client.excused = 0, False, 0, 0
         state.peers[peer] = client
-        wanted = set(filter(client.owns, hello.jobs))
+        wanted = set(hello.jobs)
         for job_id in sorted(client.jobs - wanted):
             self._give_up(now, client, state.jobs[job_id], "its client has moved it elsewhere")
         known = (client.jobs | {outcome.job for outcome in client.outbox} | state.book.of(client.id)) & wanted
-        known |= {job_id for job_id in wanted if self._detached(client, job_id)}
-        state.send(peer, msgspec.structs.replace(welcome, jobs=sorted(known)))
+        for table in (state.jobs, state.history.finished):  # few of very many that a hello may name are in either
+            known |= {job_id for job_id in wanted.intersection(table) if self._detached(client, job_id)}
+        state.send(peer, msgspec.structs.replace(welcome, jobs=sorted(filter(client.owns, known))))
         if client.jobs:
             self.ask(client)
         for outcome in client.outbox:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from sparrowmq import limits
+from sparrowmq import ids, limits
 from sparrowmq.core import effects as fx, haste, quotas, turns
 from sparrowmq.core.quotas import Quota
 from sparrowmq.core.session import Session
@@ -623,3 +623,21 @@ def test_a_client_keeps_to_the_time_that_it_was_told() -> None:
     machine.tick(40.0)
     machine.receive(40.0, 1, m.Rejected("b", 0, "busy", "slowly", 20.0))
     assert "b" not in machine.jobs
+
+
+def test_what_a_hello_names_and_nobody_knows_is_not_looked_at_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may name 200,000 jobs, and whoever is let in may come as often as it likes."""
+    looked: list[str] = []
+    owner_of = ids.owner_of
+    monkeypatch.setattr(ids, "owner_of", lambda job_id: looked.append(job_id) or owner_of(job_id))
+    world = World(client=False)
+    world.hear("before", hello(m.CLIENT, "c"))
+    world.hear("before", submit(1, job="a", detached=True), submit(1, job="b"))
+    world.lose("before")
+    looked.clear()
+    names = [f"{number}" for number in range(limits.INVENTORY_MAX - 2)]
+    world.hear("again", hello(m.CLIENT, "c", jobs=[*names, "b", "a"], connection=2))
+    [welcome] = [effect.message for effect in world.machine.take_effects() if isinstance(effect, fx.Send)][-2:-1]
+    assert isinstance(welcome, m.Welcome)
+    assert welcome.jobs == ["a", "b"]
+    assert len(looked) < 10

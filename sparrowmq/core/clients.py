@@ -58,7 +58,8 @@ class Clients:
             client = Client(hello.id, hello.incarnation, peer, key=whose(hello), owner=hello.owner)
             state.clients[hello.id] = client
         client.peer, client.gone_at, client.connection, client.asked = peer, None, hello.connection, 0
-        client.warned, client.knows, client.unheard, client.excused = 0, False, 0, 0
+        client.warned, client.knows = 0, False
+        client.unheard = client.excused = client.earned = 0
         state.peers[peer] = client
         wanted = set(hello.jobs)
         for job_id in sorted(client.jobs - wanted):

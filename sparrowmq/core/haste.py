@@ -7,7 +7,8 @@ A client may have sent thousands of jobs before it can know that they are too ma
 is followed by a question, and only what was sent after the answer is held against the client. What comes before that
 is refused, too: over a slow link the answer follows an upload of minutes, so that what waited for it would fill the
 memory, and the client would hear nothing meanwhile and take the scheduler for dead. One that keeps to what it is told
-(`pacing`) is refused about once for each job that is taken.
+(`pacing`) is refused about once for each job that is taken, but perhaps all at once: it may have as many under way as
+were taken since the last refusal, and a network or a scheduler that stood still has them come together.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class Haste:
         wait_s = submits.wait_s(now, client.key)
         if not wait_s:
             submits.take(now, client.key)
+            if client.knows:
+                client.earned = min(client.earned + 1, UNHEARD_MAX)
             return None
         detail = (
             f"{name} takes {submits.rate_per_s:g} jobs a second of one client's key (scheduler.limits.submits_per_s)"
@@ -53,6 +56,8 @@ class Haste:
             client.warned = self._state.ask(client.peer)
         elif not client.knows:
             client.unheard += 1
+        elif client.earned and not client.excused:
+            client.earned -= 1
         elif not client.excused:
             self._refusals.take(now, client.id)
 

@@ -96,6 +96,20 @@ def test_who_goes_on_after_it_has_heard_to_wait_is_sent_away_and_its_key_with_it
     assert world.machine.state.counters["sent_away"] == 1
 
 
+def test_one_that_knows_has_as_many_under_way_as_were_taken_and_they_may_come_together() -> None:
+    """As when the network or the scheduler has stood still. It is not held against it; a second time it is."""
+    world = limited(submits_per_s=2.0)
+    world.hear(CLIENT, *(submit(1, job=job) for job in "abc"), m.Pong(1))
+    for k in range(200):
+        world.wait(0.5)
+        world.hear(CLIENT, submit(1, job=f"j{k}"))
+        assert m.Accepted in [type(message) for _, message in sends(world)]
+    for k in range(200):
+        world.hear(CLIENT, submit(1, job=f"late-{k}"))
+        assert [type(message) for _, message in sends(world)] == [m.Rejected]
+    assert heedless(world) == haste.REFUSALS * 2.0 + haste.REFUSALS_PER_S
+
+
 def test_who_has_not_heard_of_it_yet_is_not_held_to_it() -> None:
     """What it has sent before is refused, in its turns, and costs it nothing; some of it after the answer has come."""
     world = limited(submits_per_s=2.0)

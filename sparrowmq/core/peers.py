@@ -69,7 +69,6 @@ class Client:
     earned: int = 0  # ... and one for each that was taken since
     key: str = ""  # whose limits it goes by: the fingerprint of its key, or its id where there are no keys
     owner: str = ""  # the tag of the jobs that are its business (ids.py)
-    spent: int = 0  # of its share of this turn
     waiting: deque[m.AnyMessage] = field(default_factory=deque)  # what came when its share was used up
     waiting_bytes: int = 0
     questions: int = 0  # of those that wait

@@ -3,7 +3,7 @@
 Owns: what messages of clients cost, whose wait, and how many may. Must not know: what a message does.
 
 A hundred thousand messages in one burst would keep everybody else waiting for seconds, and a hundred thousand questions
-for hours. So each client has a share of every turn, and what its questions have others look at is metered by its key.
+for hours. So the clients of each key have a share of every turn, and what their questions make it look at is metered.
 Messages of a client stay in order; what only answers or acknowledges is never put off. A client whose messages wait
 without end is sent away, and sooner where they are questions: nobody reads so many answers.
 """
@@ -19,7 +19,7 @@ from sparrowmq.core.quotas import Quota
 from sparrowmq.core.state import State
 from sparrowmq.protocol import messages as m
 
-SHARE: Final = 1024  # of a client in one turn, in about microseconds
+SHARE: Final = 1024  # of a key's clients in one turn, in about microseconds
 WAITING_MAX: Final = 100_000  # messages of one client
 WAITING_ALL_MAX: Final = 200_000  # of all clients together
 QUESTIONS_WAITING_MAX: Final = 256  # of those, what asks for an answer that has to be worked out
@@ -45,7 +45,7 @@ class Turns:
     def __init__(self, state: State, handle: Handle) -> None:
         self._state = state
         self._handle = handle
-        self._spenders: list[Client] = []  # who have used some of this turn's share
+        self._spent: dict[str, int] = {}  # of this turn's share, by key
         self._crowd: dict[str, float] = {}  # clients with messages that wait, and when they are looked at next
         self._waiting = 0
         self._waiting_bytes = 0
@@ -60,7 +60,7 @@ class Turns:
         cost = _COSTS.get(type(message))
         if cost is None:
             return True
-        if client.waiting or client.spent >= SHARE or self._wait_s(now, client, message):
+        if client.waiting or self._spent.get(client.key, 0) >= SHARE or self._wait_s(now, client, message):
             self._put_off(now, client, message)
             return False
         self._spend(now, client, message, cost)
@@ -102,17 +102,16 @@ class Turns:
         return min(self._crowd.values()) if self._crowd else None
 
     def tick(self, now: float) -> None:
-        """Give everybody who waits another share."""
+        """Give everybody who waits another share, or what others of its key have left of that."""
+        spent: dict[str, int] = {}
         for client_id, due in list(self._crowd.items()):
             client = self._state.clients.get(client_id)
-            if due <= now and client is not None:
-                self._serve(now, client)
+            if due <= now and client is not None and spent.get(client.key, 0) < SHARE:
+                spent[client.key] = self._serve(now, client, spent.get(client.key, 0))
 
     def over(self) -> None:
         """The turn is over: everybody has a whole share again."""
-        for client in self._spenders:
-            client.spent = 0
-        self._spenders.clear()
+        self._spent.clear()
 
     def forget(self, client: Client) -> None:
         """The connection is gone, and what came over it and was not handled with it."""
@@ -130,14 +129,14 @@ class Turns:
         """Whether a client has not used up the rows that it may have."""
         return not self._rows.wait_s(now, client.key)
 
-    def _serve(self, now: float, client: Client) -> None:
-        spent = 0
+    def _serve(self, now: float, client: Client, spent: int) -> int:
+        """Handle what waits of a client, until its key has ``spent`` its share; return what it has."""
         while client.waiting and spent < SHARE:
             message = client.waiting[0]
             wait_s = self._wait_s(now, client, message)
             if wait_s:
                 self._crowd[client.id] = now + max(0.001, wait_s)
-                return
+                return spent
             client.waiting.popleft()
             client.excused = max(0, client.excused - 1)
             self._waiting -= 1
@@ -150,6 +149,7 @@ class Turns:
             self._crowd[client.id] = now
         else:
             self._crowd.pop(client.id, None)
+        return spent
 
     def _put_off(self, now: float, client: Client, message: m.AnyMessage) -> None:
         if not client.waiting:
@@ -181,9 +181,7 @@ class Turns:
             job = self._state.job(followed) if client.owns(followed) else None
             size = len(job.transcript) if job is not None and job.transcript is not None else 0
             self._rows.take(now, client.key, 1 + size / BYTES_PER_ROW)
-        if not client.spent:
-            self._spenders.append(client)
-        client.spent += cost
+        self._spent[client.key] = self._spent.get(client.key, 0) + cost
         return cost
 
     def _tasks(self, client: Client, message: m.Kill | m.Recall) -> int:

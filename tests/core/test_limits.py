@@ -447,6 +447,27 @@ def test_who_asks_on_while_hundreds_of_questions_wait_is_sent_away(question: Any
     assert sends(world) == [(OTHER, m.Pong(1))]
 
 
+def test_many_clients_of_one_key_have_one_share_and_each_comes_to_its_turn() -> None:
+    """However often it connects: others are answered in the very turn, and that stays short."""
+    world = limited()
+    peers = [f"of one key {number}" for number in range(100)]
+    for peer in peers:
+        world.hear(peer, hello(m.CLIENT, peer, key="one key"))
+    world.said()
+    for peer in peers:
+        world.hear(peer, *(m.Ping(k) for k in range(turns.SHARE)))
+    world.hear(OTHER, m.Ping(7))
+    world.machine.tick(world.now)
+    answers = sends(world)
+    assert (OTHER, m.Pong(7)) in answers
+    assert len(answers) <= 2 * turns.SHARE + 1
+    heard = {peer for peer, _ in answers}
+    for _ in range(len(peers)):
+        world.machine.tick(world.now)
+        heard |= {peer for peer, _ in sends(world)}
+    assert heard == {*peers, OTHER}
+
+
 def test_kills_and_recalls_wait_in_any_number_that_a_client_can_have_jobs() -> None:
     world = limited()
     world.hear(
@@ -557,7 +578,7 @@ def test_where_all_together_let_too_much_wait_those_who_do_it_go() -> None:
     world = limited()
     hold_back(world, "hoarder", 20, 9_995)
     world.said()
-    assert len(world.machine._turns) == 20 * 9_998 - 2
+    assert len(world.machine._turns) == 20 * 9_998 - 1
     world.hear(OTHER, *(submit(1, job=f"j{k}") for k in range(10_100)))
     assert OTHER in world.machine.state.peers
     gone = [e.peer for e in world.said() if isinstance(e, fx.Close)]

@@ -17,11 +17,13 @@ from typing import Final, cast
 from sparrowmq.core.peers import Client
 from sparrowmq.core.quotas import Quota
 from sparrowmq.core.state import State
+from sparrowmq.limits import JOB_BYTES_MAX
 from sparrowmq.protocol import messages as m
 
 SHARE: Final = 1024  # of a key's clients in one turn, in about microseconds
 WAITING_MAX: Final = 100_000  # messages of one client
 WAITING_ALL_MAX: Final = 200_000  # of all clients together
+WAITING_BYTES_MAX: Final = 2 * JOB_BYTES_MAX  # of one client, or a quarter of limits.payload_bytes; twice that of all
 QUESTIONS_WAITING_MAX: Final = 256  # of those, what asks for an answer that has to be worked out
 ROWS_PER_S: Final = 10_000.0  # of statuses, for one key: about a fifth of a processor
 ROWS_PER_QUESTION: Final = 10  # beside those that are looked at
@@ -71,7 +73,7 @@ class Turns:
 
         It is the one who has just sent something, unless all together are too many: then it is who has the most.
         """
-        bound = self._state.settings.limits.payload_bytes // 4
+        bound = max(WAITING_BYTES_MAX, self._state.settings.limits.payload_bytes // 4)
         if client.questions > QUESTIONS_WAITING_MAX:
             return client, (
                 f"{client.questions:,} questions of {client.id} wait to be answered; {self._state.id} lets no more "

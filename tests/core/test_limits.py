@@ -532,7 +532,17 @@ def test_who_lets_too_much_wait_is_sent_away_and_others_stay() -> None:
     assert sends(world) == [(OTHER, m.Pong(1))]
 
 
-def test_payloads_that_wait_are_bounded_too() -> None:
+def test_a_client_may_let_wait_what_one_batch_may_bring_however_little_a_scheduler_takes() -> None:
+    world = limited(payload_bytes=1000)
+    large = submit(1, job="large", payloads=[bytes(limits.JOB_BYTES_MAX)])
+    world.hear(CLIENT, *(submit(1, job=f"j{k}") for k in range(40)), large)
+    world.wait(0.0)
+    rejected = [message for _, message in sends(world) if isinstance(message, m.Rejected)]
+    assert [(message.job, message.code) for message in rejected] == [("large", "too_large")]
+
+
+def test_payloads_that_wait_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "WAITING_BYTES_MAX", 0)
     world = limited(payload_bytes=4_000)
     world.hear(CLIENT, *(submit(1, job=f"j{k}", payloads=[b"x" * 300]) for k in range(100)))
     refusals = [e.message for e in world.said() if isinstance(e, fx.Send) and isinstance(e.message, m.Refused)]
@@ -551,8 +561,9 @@ def test_payloads_that_wait_are_bounded_too() -> None:
     ],
     ids=["kill", "recall", "submit", "payloads"],
 )
-def test_long_lists_are_bounded_as_payloads_are(message: m.AnyMessage) -> None:
+def test_long_lists_are_bounded_as_payloads_are(message: m.AnyMessage, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the wire a number has three bytes, in memory it has more than ten times as many."""
+    monkeypatch.setattr(turns, "WAITING_BYTES_MAX", 0)
     world = limited(payload_bytes=400_000_000)
     world.hear(CLIENT, *[m.Kill("none", 0, list(range(100_000)))] * 3)
     sent = 0
@@ -586,7 +597,8 @@ def test_where_all_together_let_too_much_wait_those_who_do_it_go() -> None:
     assert all(peer.startswith("hoarder") for peer in gone)
 
 
-def test_payloads_that_wait_of_all_clients_are_bounded_too() -> None:
+def test_payloads_that_wait_of_all_clients_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "WAITING_BYTES_MAX", 0)
     world = limited(payload_bytes=40_000)
     for number in range(10):
         hold_back(world, f"hoarder {number}", 1, 0)

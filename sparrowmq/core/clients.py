@@ -388,6 +388,14 @@ class Clients:
         job.detached = job.keep.released = True
         self._outcomes.place(now, job)
 
+    def make_room(self, now: float) -> bool:
+        """Forget one whose connection is gone and that has nothing here to come back for; return whether there was."""
+        for client in self._state.clients.values():
+            if client.peer is None and not client.jobs and not len(client.outbox):
+                self.forget(now, client, "others need its place")
+                return True
+        return False
+
     def forget(self, now: float, client: Client, why: str) -> None:
         """The client is gone for good: so are its jobs, but for durable ones."""
         state = self._state

@@ -326,7 +326,7 @@ class Scheduler:
         barred_s = self._barred.wait_s(now, whose(hello)) if hello.role == m.CLIENT else 0.0
         if barred_s:
             return "busy", f"clients of this key were sent away by {self.id} for asking too much; wait {barred_s:.1f} s"
-        if known is None and have >= limit:
+        if known is None and have >= limit and not (hello.role == m.CLIENT and self._clients.make_room(now)):
             return "busy", f"{have:,} {hello.role}s are connected: the limit of {self.id}"
         if isinstance(known, Client) and (known.key, known.owner) != (whose(hello), hello.owner):
             # Its jobs, and their outcomes, are for its key only; one that was listed since has other jobs.

@@ -468,6 +468,25 @@ def test_many_clients_of_one_key_have_one_share_and_each_comes_to_its_turn() -> 
     assert heard == {*peers, OTHER}
 
 
+def test_who_has_gone_and_left_nothing_keeps_nobody_out() -> None:
+    """One key could have thousands of ids, one after the other, each of which is remembered for a lease."""
+    world = limited(clients=4)
+    world.hear("has a job", hello(m.CLIENT, "has a job"), submit(1, job="a"))
+    world.hear("idle 1", hello(m.CLIENT, "idle 1"))
+    for peer in ("has a job", "idle 1"):
+        world.lose(peer)
+    for number in range(2, 50):
+        peer = f"idle {number}"
+        world.hear(peer, hello(m.CLIENT, peer))
+        assert m.Welcome in [type(message) for _, message in sends(world)]
+        world.lose(peer)
+    world.hear("stays", hello(m.CLIENT, "stays"))
+    world.hear("too many", hello(m.CLIENT, "too many"))
+    refused = fx.Send("too many", m.Refused("busy", "4 clients are connected: the limit of s1"))
+    assert world.said()[-2:] == [refused, fx.Close("too many")]
+    assert set(world.machine.state.clients) == {"c1", "c2", "has a job", "stays"}
+
+
 def test_kills_and_recalls_wait_in_any_number_that_a_client_can_have_jobs() -> None:
     world = limited()
     world.hear(

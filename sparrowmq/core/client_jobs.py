@@ -217,8 +217,6 @@ class ClientJobs:
             self._cancel(job, doomed)
             if not job.left:
                 return
-        if job.left != job.submit.count:
-            job.submit = job.unfinished(job.submit.epoch)
         if not self.home:
             return
         if self._pace.held:
@@ -228,6 +226,8 @@ class ClientJobs:
             self._give(job)
 
     def _give(self, job: Job) -> None:
+        if job.left != job.submit.count:
+            job.submit = job.unfinished(job.submit.epoch)
         job.peer = self.home
         job.sent = True
         self._effects.append(Send(job.peer, job.submit))
@@ -299,6 +299,8 @@ class ClientJobs:
         if not self._pace.blocked:
             self._timers.add(now + min(message.retry_after_s, RETRY_S_MAX), ("resume", self.home))
         self._pace.refused(message.job)
+        if doomed := job.still_doomed():  # the kill came to nothing there: it was not taken
+            self._cancel(job, doomed)
 
     def resubmit(self, job_id: str) -> None:
         """The time that a rejection asked for is over."""
@@ -312,6 +314,7 @@ class ClientJobs:
         if job is not None and job.peer == peer and job.submit.epoch <= message.epoch < EPOCH_MAX:
             job.submit = job.unfinished(message.epoch + 1)
             job.peer = 0
+            self._pace.ended(message.job)  # that submission gets no other answer
             self.send(job)
 
     def outcome(self, peer: int, message: m.Outcome) -> None:

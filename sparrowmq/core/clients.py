@@ -58,14 +58,16 @@ class Clients:
             client = Client(hello.id, hello.incarnation, peer, key=whose(hello), owner=hello.owner)
             state.clients[hello.id] = client
         client.peer, client.gone_at, client.connection, client.asked = peer, None, hello.connection, 0
-        client.warned, client.knows, client.excused = 0, False, 0
+        client.warned, client.knows = 0, False
+        client.unheard = client.excused = client.earned = 0
         state.peers[peer] = client
-        wanted = set(filter(client.owns, hello.jobs))
+        wanted = set(hello.jobs)
         for job_id in sorted(client.jobs - wanted):
             self._give_up(now, client, state.jobs[job_id], "its client has moved it elsewhere")
         known = (client.jobs | {outcome.job for outcome in client.outbox} | state.book.of(client.id)) & wanted
-        known |= {job_id for job_id in wanted if self._detached(client, job_id)}
-        state.send(peer, msgspec.structs.replace(welcome, jobs=sorted(known)))
+        for table in (state.jobs, state.history.finished):  # few of very many that a hello may name are in either
+            known |= {job_id for job_id in wanted.intersection(table) if self._detached(client, job_id)}
+        state.send(peer, msgspec.structs.replace(welcome, jobs=sorted(filter(client.owns, known))))
         if client.jobs:
             self.ask(client)
         for outcome in client.outbox:
@@ -385,6 +387,14 @@ class Clients:
         client.jobs.discard(job.id)
         job.detached = job.keep.released = True
         self._outcomes.place(now, job)
+
+    def make_room(self, now: float) -> bool:
+        """Forget one whose connection is gone and that has nothing here to come back for; return whether there was."""
+        for client in self._state.clients.values():
+            if client.peer is None and not client.jobs and not len(client.outbox):
+                self.forget(now, client, "others need its place")
+                return True
+        return False
 
     def forget(self, now: float, client: Client, why: str) -> None:
         """The client is gone for good: so are its jobs, but for durable ones."""

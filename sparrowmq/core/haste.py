@@ -4,8 +4,11 @@ Owns: the rate of submissions of each key, and who goes on regardless. Must not 
 sent away.
 
 A client may have sent thousands of jobs before it can know that they are too many. So the first refusal of a connection
-is followed by a question, what comes after it waits for the answer (`turns`), and only what was sent after that is held
-against the client. One that keeps to what it is told (`pacing`) is refused about once for each job that is taken.
+is followed by a question, and only what was sent after the answer is held against the client. What comes before that
+is refused, too: over a slow link the answer follows an upload of minutes, so that what waited for it would fill the
+memory, and the client would hear nothing meanwhile and take the scheduler for dead. One that keeps to what it is told
+(`pacing`) is refused about once for each job that is taken, but perhaps all at once: it may have as many under way as
+were taken since the last refusal, and a network or a scheduler that stood still has them come together.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from sparrowmq.protocol import messages as m
 
 REFUSALS: Final = 2.0  # for each job that one key may submit: beyond, a client that knows of its haste is heedless ...
 REFUSALS_PER_S: Final = 64.0  # ... and so many more, for the many clients that a key may have
+UNHEARD_MAX: Final = 20_000  # before it has answered: twice as many jobs as a client's settings let it have under way
 WAIT_S_MIN, WAIT_S_MAX = 0.05, 60.0  # of what is told: several may be taken then, and not only the next
 
 
@@ -37,6 +41,8 @@ class Haste:
         wait_s = submits.wait_s(now, client.key)
         if not wait_s:
             submits.take(now, client.key)
+            if client.knows:
+                client.earned = min(client.earned + 1, UNHEARD_MAX)
             return None
         detail = (
             f"{name} takes {submits.rate_per_s:g} jobs a second of one client's key (scheduler.limits.submits_per_s)"
@@ -48,18 +54,25 @@ class Haste:
         """The refusal was sent: have the client say that it has it, or count it."""
         if not client.warned:
             client.warned = self._state.ask(client.peer)
+        elif not client.knows:
+            client.unheard += 1
+        elif client.earned and not client.excused:
+            client.earned -= 1
         elif not client.excused:
             self._refusals.take(now, client.id)
 
-    def answered(self, client: Client, n: int) -> bool:
-        """The client has answered a question; return whether it was that one."""
-        if n != client.warned or not n or client.knows:
-            return False
-        client.knows, client.excused = True, len(client.waiting)
-        return True
+    def answered(self, client: Client, n: int) -> None:
+        """The client has answered a question; if it was that one, it knows."""
+        if n and n == client.warned and not client.knows:
+            client.knows, client.excused = True, len(client.waiting)
 
     def heedless(self, now: float, client: Client) -> str:
-        """Return "", or a sentence on how this client goes on submitting although it knows."""
+        """Return "", or a sentence on how this client goes on submitting although it knows, or should by now."""
+        if client.unheard > UNHEARD_MAX:
+            return (
+                f"{client.id} was told that it submits too fast (scheduler.limits.submits_per_s), does not answer, and "
+                f"has had {client.unheard:,} more refused"
+            )
         if not client.knows or not self._refusals.wait_s(now, client.id):
             return ""
         return (

@@ -63,11 +63,12 @@ class Client:
         0  # whether it is still there, with this number, before anything of it is launched; 0: nothing is asked
     )
     warned: int = 0  # the question that has followed its first refusal for haste over this connection; 0: none was
+    unheard: int = 0  # ... what else was refused before it has answered that ...
     knows: bool = False  # ... and whether it has answered that: what it submits too soon now, it does knowingly ...
-    excused: int = 0  # ... but for so many of those that wait, which came before the answer
+    excused: int = 0  # ... but for so many of those that wait, which came before the answer ...
+    earned: int = 0  # ... and one for each that was taken since
     key: str = ""  # whose limits it goes by: the fingerprint of its key, or its id where there are no keys
     owner: str = ""  # the tag of the jobs that are its business (ids.py)
-    spent: int = 0  # of its share of this turn
     waiting: deque[m.AnyMessage] = field(default_factory=deque)  # what came when its share was used up
     waiting_bytes: int = 0
     questions: int = 0  # of those that wait

@@ -161,7 +161,9 @@ class Scheduler:
         elif type(sender) is Client:
             handler = self._from_client.get(kind)
             if handler is not None and not self._turns.admits(now, sender, message):
-                self._send_away(now, sender, self._turns.overrun(sender))
+                overrun = self._turns.overrun(sender)
+                if overrun is not None:
+                    self._send_away(now, *overrun)
                 return
         elif type(sender) is Advisor:
             handler = self._from_advisor.get(kind)
@@ -180,8 +182,7 @@ class Scheduler:
 
     def _on_answer(self, now: float, client: Client, message: m.Pong) -> None:
         self._clients.answered(now, client, message)
-        if self._clients.haste.answered(client, message.n):
-            self._turns.wake(now, client)
+        self._clients.haste.answered(client, message.n)
 
     def _send_away(self, now: float, client: Client, why: str) -> None:
         """Have nothing to do for a while with a client that asks too much; ``why`` is "" where it does not."""
@@ -325,7 +326,7 @@ class Scheduler:
         barred_s = self._barred.wait_s(now, whose(hello)) if hello.role == m.CLIENT else 0.0
         if barred_s:
             return "busy", f"clients of this key were sent away by {self.id} for asking too much; wait {barred_s:.1f} s"
-        if known is None and have >= limit:
+        if known is None and have >= limit and not (hello.role == m.CLIENT and self._clients.make_room(now)):
             return "busy", f"{have:,} {hello.role}s are connected: the limit of {self.id}"
         if isinstance(known, Client) and (known.key, known.owner) != (whose(hello), hello.owner):
             # Its jobs, and their outcomes, are for its key only; one that was listed since has other jobs.

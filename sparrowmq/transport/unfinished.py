@@ -9,9 +9,10 @@ what ZeroMQ holds of it. It is too much when it exceeds the largest message (of 
 message has come of it although everything that could be read was.
 
 All connections together may hold so much, and strangers a quarter of it. Beyond that some hang up: strangers first,
-those that hold the most before the others, then peers that hold more than an even share, those that were silent of
-whole messages longest before the others. A Unix socket has no such count: whoever may write to its directory is its
-owner and is trusted.
+those that hold the most before the others, then peers that hold more than an even share, as chance has it. (Those that
+were silent longest are the nearest to the end of their messages: with them first, eight peers with 200 MiB each over
+links of one speed began anew for ever, and none came to an end.) A Unix socket has no such count: whoever may write to
+its directory is its owner and is trusted.
 
 Bytes are not memory. A frame costs ZeroMQ 64 bytes however small it is, and two bytes on the wire are one: what is held
 may cost 32 times as much. With keys each frame has 33 bytes and more around it, and costs 144: four times as much.
@@ -22,6 +23,7 @@ from __future__ import annotations
 import array
 import fcntl
 import itertools
+import random
 import socket
 import sys
 import termios
@@ -67,7 +69,8 @@ class Unfinished:
     ``held_max``: bytes that all of them may hold together, and the strangers among them a quarter.
     """
 
-    def __init__(self, unread_max: int, held_max: int) -> None:
+    def __init__(self, unread_max: int, held_max: int, rng: random.Random | None = None) -> None:
+        self._rng = rng or random.Random()
         self.rounds = 0  # how often everything that had arrived was read
         self.held = 0  # by all flows
         self._unread_max = unread_max
@@ -146,14 +149,14 @@ class Unfinished:
         of_strangers = sum(flow.held for descriptor, flow in standing.items() if is_stranger(descriptor))
         of_strangers -= self._held_max // _STRANGERS_PART
         share = self._held_max // max(1, len(standing))
-        suspects: list[tuple[int, int, int]] = []
+        suspects: list[tuple[int, float, int]] = []
         for descriptor, flow in standing.items():
             if flow.heard > silent_since or flow.held <= _LITTLE_BYTES:
                 continue
             if is_stranger(descriptor):
                 suspects.append((0, -flow.held, descriptor))
             elif flow.held > share:
-                suspects.append((1, flow.heard, descriptor))
+                suspects.append((1, self._rng.random(), descriptor))
         chosen = []
         for rank, _, descriptor in sorted(suspects):
             if excess <= 0 and (rank or of_strangers <= 0):

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from sparrowmq import limits
+from sparrowmq import ids, limits
 from sparrowmq.core import effects as fx, haste, quotas, turns
 from sparrowmq.core.quotas import Quota
 from sparrowmq.core.session import Session
 from sparrowmq.protocol import messages as m
 from sparrowmq.settings import ClientSettings, SchedulerSettings
-from tests.support.scheduler import CLIENT, World, hello, result, submit
+from tests.support.scheduler import CLIENT, SPEC, World, hello, result, submit
 from tests.support.sim import cluster, succeeded
 
 OTHER = "other client's connection"
@@ -51,10 +51,9 @@ def test_submissions_beyond_the_rate_are_told_when_to_come_back() -> None:
         (CLIENT, m.Accepted("a", 0, 0)),
         (CLIENT, m.Accepted("b", 0, 0)),
         (CLIENT, too_soon("c", 0.5, "2")),
+        (CLIENT, too_soon("d", 0.5, "2")),
+        (CLIENT, too_soon("e", 0.5, "2")),
     ]
-    world.hear(CLIENT, m.Pong(1))
-    world.wait(0.0)
-    assert sends(world) == [(CLIENT, too_soon("d", 0.5, "2")), (CLIENT, too_soon("e", 0.5, "2"))]
     assert set(world.machine.state.jobs) == {"a", "b"}
     for job in "cde":  # those who come when they were told to are taken
         world.wait(0.5)
@@ -97,37 +96,60 @@ def test_who_goes_on_after_it_has_heard_to_wait_is_sent_away_and_its_key_with_it
     assert world.machine.state.counters["sent_away"] == 1
 
 
-def test_who_has_not_heard_of_it_yet_is_not_held_to_it() -> None:
-    """What it has sent before is refused when it has answered, and costs it nothing."""
+def test_one_that_knows_has_as_many_under_way_as_were_taken_and_they_may_come_together() -> None:
+    """As when the network or the scheduler has stood still. It is not held against it; a second time it is."""
     world = limited(submits_per_s=2.0)
-    world.hear(CLIENT, *(submit(1, job=f"j{k}") for k in range(5000)), m.Ping(5), m.Pong(7))
+    world.hear(CLIENT, *(submit(1, job=job) for job in "abc"), m.Pong(1))
+    for k in range(200):
+        world.wait(0.5)
+        world.hear(CLIENT, submit(1, job=f"j{k}"))
+        assert m.Accepted in [type(message) for _, message in sends(world)]
+    for k in range(200):
+        world.hear(CLIENT, submit(1, job=f"late-{k}"))
+        assert [type(message) for _, message in sends(world)] == [m.Rejected]
+    assert heedless(world) == haste.REFUSALS * 2.0 + haste.REFUSALS_PER_S
+
+
+def test_who_has_not_heard_of_it_yet_is_not_held_to_it() -> None:
+    """What it has sent before is refused, in its turns, and costs it nothing; some of it after the answer has come."""
+    world = limited(submits_per_s=2.0)
+    world.hear(CLIENT, *(submit(1, job=f"j{k}") for k in range(5000)))
     effects = world.said()
-    assert effects[2:] == [fx.Send(CLIENT, too_soon("j2", 0.5, "2")), fx.Send(CLIENT, m.Ping(1))]
-    world.hear(CLIENT, m.Pong(1))
-    answers: list[m.AnyMessage] = []
+    assert effects[2:5] == [
+        fx.Send(CLIENT, too_soon("j2", 0.5, "2")),
+        fx.Send(CLIENT, m.Ping(1)),
+        fx.Send(CLIENT, too_soon("j3", 0.5, "2")),
+    ]
+    answers: list[m.AnyMessage] = [e.message for e in effects[2:] if isinstance(e, fx.Send)]
+    world.hear(CLIENT, m.Ping(5), m.Pong(7), m.Pong(1))
+    assert len(world.machine._turns) > 4000
     while len(world.machine._turns):
         world.wait(0.0)
         some = [message for _, message in sends(world)]
         assert some
         answers += some
-    refused = [message.job for message in answers[:-1] if isinstance(message, m.Rejected)]
-    assert (refused, answers[-1]) == ([f"j{k}" for k in range(3, 5000)], m.Pong(5))
+    refused = [message.job for message in answers if isinstance(message, m.Rejected)]
+    assert (refused, answers[-1]) == ([f"j{k}" for k in range(2, 5000)], m.Pong(5))
     assert CLIENT in world.machine.state.peers
 
 
-def test_who_does_not_answer_waits_and_one_who_sends_on_for_ever_is_sent_away() -> None:
-    world = limited(submits_per_s=2.0)
-    world.hear(CLIENT, *(submit(1, job=f"j{k}") for k in range(turns.UNHEARD_MAX + 3)))
-    assert len(world.said()) == 4
-    world.wait(5.0)
-    assert world.said() == []
+def test_who_does_not_answer_hears_of_each_and_one_who_sends_on_for_ever_is_sent_away() -> None:
+    """A silent scheduler would be taken for dead, and what waited for an answer of minutes would fill its memory."""
+    world = limited(submits_per_s=2.0, payload_bytes=4_000)
+    world.hear(CLIENT, submit(1, job="a"), submit(1, job="b"), submit(1, job="c"))
+    world.said()
+    for number in range(haste.UNHEARD_MAX):
+        world.hear(CLIENT, submit(1, job="d", payloads=[b"x" * 300]))
+        world.now += 1e-6
+        assert sends(world) == [(CLIENT, too_soon("d", 0.5 - 1e-6 * number, "2"))]
+    assert len(world.machine._turns) == 0
     world.hear(CLIENT, submit(1, job="last"))
     detail = (
-        "c1 was told that it submits too fast (scheduler.limits.submits_per_s), does not answer, and has sent "
-        "10,001 more messages"
+        "c1 was told that it submits too fast (scheduler.limits.submits_per_s), does not answer, and has had "
+        "20,001 more refused"
     )
-    assert world.said() == [fx.Send(CLIENT, m.Refused("busy", detail)), fx.Close(CLIENT)]
-    assert (len(world.machine._turns), world.machine.state.counters["sent_away"]) == (0, 1)
+    assert world.said()[-2:] == [fx.Send(CLIENT, m.Refused("busy", detail)), fx.Close(CLIENT)]
+    assert world.machine.state.counters["sent_away"] == 1
 
 
 def test_what_a_client_knew_over_its_last_connection_it_may_have_forgotten() -> None:
@@ -425,6 +447,46 @@ def test_who_asks_on_while_hundreds_of_questions_wait_is_sent_away(question: Any
     assert sends(world) == [(OTHER, m.Pong(1))]
 
 
+def test_many_clients_of_one_key_have_one_share_and_each_comes_to_its_turn() -> None:
+    """However often it connects: others are answered in the very turn, and that stays short."""
+    world = limited()
+    peers = [f"of one key {number}" for number in range(100)]
+    for peer in peers:
+        world.hear(peer, hello(m.CLIENT, peer, key="one key"))
+    world.said()
+    for peer in peers:
+        world.hear(peer, *(m.Ping(k) for k in range(turns.SHARE)))
+    world.hear(OTHER, m.Ping(7))
+    world.machine.tick(world.now)
+    answers = sends(world)
+    assert (OTHER, m.Pong(7)) in answers
+    assert len(answers) <= 2 * turns.SHARE + 1
+    heard = {peer for peer, _ in answers}
+    for _ in range(len(peers)):
+        world.machine.tick(world.now)
+        heard |= {peer for peer, _ in sends(world)}
+    assert heard == {*peers, OTHER}
+
+
+def test_who_has_gone_and_left_nothing_keeps_nobody_out() -> None:
+    """One key could have thousands of ids, one after the other, each of which is remembered for a lease."""
+    world = limited(clients=4)
+    world.hear("has a job", hello(m.CLIENT, "has a job"), submit(1, job="a"))
+    world.hear("idle 1", hello(m.CLIENT, "idle 1"))
+    for peer in ("has a job", "idle 1"):
+        world.lose(peer)
+    for number in range(2, 50):
+        peer = f"idle {number}"
+        world.hear(peer, hello(m.CLIENT, peer))
+        assert m.Welcome in [type(message) for _, message in sends(world)]
+        world.lose(peer)
+    world.hear("stays", hello(m.CLIENT, "stays"))
+    world.hear("too many", hello(m.CLIENT, "too many"))
+    refused = fx.Send("too many", m.Refused("busy", "4 clients are connected: the limit of s1"))
+    assert world.said()[-2:] == [refused, fx.Close("too many")]
+    assert set(world.machine.state.clients) == {"c1", "c2", "has a job", "stays"}
+
+
 def test_kills_and_recalls_wait_in_any_number_that_a_client_can_have_jobs() -> None:
     world = limited()
     world.hear(
@@ -452,6 +514,29 @@ def test_questions_are_metered_by_what_they_have_others_look_at() -> None:
     assert answered * cost >= 2.5 * turns.ROWS_PER_S
 
 
+def test_clients_of_one_key_take_turns_at_what_it_may_have_looked_at() -> None:
+    """Else one that asks again as soon as it is answered would keep the others' pings waiting for ever."""
+    world = limited()
+    world.hear("asks", hello(m.CLIENT, "asks", key="one key"))
+    world.hear("recalls", hello(m.CLIENT, "recalls", key="one key"))
+    everything = m.Recall(1, "none", 0, list(range(100_000)))
+    world.hear("asks", *[everything] * 4)
+    world.wait(0.0)
+    world.said()
+    world.hear("recalls", everything, m.Ping(9))
+    heard: list[Any] = []
+    end = world.now + 5.0
+    while world.now < end:
+        world.wait(0.001)
+        for peer, message in sends(world):
+            if peer == "asks":
+                world.hear("asks", everything)
+            heard.append((peer, type(message)))
+    assert 5 <= heard.count(("asks", m.Returned)) <= 10
+    assert heard.index(("recalls", m.Returned)) <= 1
+    assert ("recalls", m.Pong) in heard
+
+
 def test_who_lets_too_much_wait_is_sent_away_and_others_stay() -> None:
     world = limited()
     for k in range(turns.WAITING_MAX + 2 * turns.SHARE):  # what it says after that is not answered, in this turn
@@ -466,13 +551,83 @@ def test_who_lets_too_much_wait_is_sent_away_and_others_stay() -> None:
     assert sends(world) == [(OTHER, m.Pong(1))]
 
 
-def test_payloads_that_wait_are_bounded_too() -> None:
+def test_a_client_may_let_wait_what_one_batch_may_bring_however_little_a_scheduler_takes() -> None:
+    world = limited(payload_bytes=1000)
+    large = submit(1, job="large", payloads=[bytes(limits.JOB_BYTES_MAX)])
+    world.hear(CLIENT, *(submit(1, job=f"j{k}") for k in range(40)), large)
+    world.wait(0.0)
+    rejected = [message for _, message in sends(world) if isinstance(message, m.Rejected)]
+    assert [(message.job, message.code) for message in rejected] == [("large", "too_large")]
+
+
+def test_payloads_that_wait_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "WAITING_BYTES_MAX", 0)
     world = limited(payload_bytes=4_000)
     world.hear(CLIENT, *(submit(1, job=f"j{k}", payloads=[b"x" * 300]) for k in range(100)))
     refusals = [e.message for e in world.said() if isinstance(e, fx.Send) and isinstance(e.message, m.Refused)]
     assert [refused.code for refused in refusals] == ["busy"]
-    assert "4 messages with 1,200 bytes of c1 wait" in refusals[0].detail
+    assert "3 messages with 1,044 bytes of c1 wait" in refusals[0].detail
     assert "1,000 bytes" in refusals[0].detail
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        m.Kill("none", 0, list(range(100_000))),
+        m.Recall(1, "none", 0, list(range(100_000))),
+        m.Submit("j", 0, SPEC, 100_000, [b""], indices=list(range(100_000))),
+        m.Submit("j", 0, SPEC, 100_000, [b""] * 100_000),
+    ],
+    ids=["kill", "recall", "submit", "payloads"],
+)
+def test_long_lists_are_bounded_as_payloads_are(message: m.AnyMessage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the wire a number has three bytes, in memory it has more than ten times as many."""
+    monkeypatch.setattr(turns, "WAITING_BYTES_MAX", 0)
+    world = limited(payload_bytes=400_000_000)
+    world.hear(CLIENT, *[m.Kill("none", 0, list(range(100_000)))] * 3)
+    sent = 0
+    while CLIENT in world.machine.state.peers and sent < 50:
+        world.hear(CLIENT, message)
+        sent += 1
+    assert 10 < sent < 40
+
+
+def hold_back(world: World, peer: str, clients: int, messages: int) -> None:
+    """Have as many clients of one key let messages wait that are not handled for long: what is before them costs much.
+
+    A kill of a job that is not there costs what its list makes it look like.
+    """
+    for number in range(clients):
+        name = f"{peer} {number}"
+        world.hear(name, hello(m.CLIENT, name, key=peer))
+        world.hear(name, *[m.Kill("none", 0, list(range(100_000)))] * 3, *[m.Ping(0)] * messages)
+
+
+def test_where_all_together_let_too_much_wait_those_who_do_it_go() -> None:
+    """And not whoever says something next: here an honest client with more jobs than one turn takes."""
+    world = limited()
+    hold_back(world, "hoarder", 20, 9_995)
+    world.said()
+    assert len(world.machine._turns) == 20 * 9_998 - 1
+    world.hear(OTHER, *(submit(1, job=f"j{k}") for k in range(10_100)))
+    assert OTHER in world.machine.state.peers
+    gone = [e.peer for e in world.said() if isinstance(e, fx.Close)]
+    assert 0 < len(gone) <= 2
+    assert all(peer.startswith("hoarder") for peer in gone)
+
+
+def test_payloads_that_wait_of_all_clients_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "WAITING_BYTES_MAX", 0)
+    world = limited(payload_bytes=40_000)
+    for number in range(10):
+        hold_back(world, f"hoarder {number}", 1, 0)
+        world.hear(f"hoarder {number} 0", *(submit(1, job=f"{number}-{k}", payloads=[b"x" * 900]) for k in range(10)))
+        assert world.machine._turns._waiting_bytes <= 20_000
+    world.hear(OTHER, *(submit(1, job=f"j{k}", payloads=[b"x" * 30]) for k in range(50)))
+    assert OTHER in world.machine.state.peers
+    world.wait(3.0)
+    world.said()
+    assert len(world.machine._turns) == world.machine._turns._waiting_bytes == 0
 
 
 def test_what_waits_goes_with_its_connection() -> None:
@@ -534,3 +689,21 @@ def test_a_client_keeps_to_the_time_that_it_was_told() -> None:
     machine.tick(40.0)
     machine.receive(40.0, 1, m.Rejected("b", 0, "busy", "slowly", 20.0))
     assert "b" not in machine.jobs
+
+
+def test_what_a_hello_names_and_nobody_knows_is_not_looked_at_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may name 200,000 jobs, and whoever is let in may come as often as it likes."""
+    looked: list[str] = []
+    owner_of = ids.owner_of
+    monkeypatch.setattr(ids, "owner_of", lambda job_id: looked.append(job_id) or owner_of(job_id))
+    world = World(client=False)
+    world.hear("before", hello(m.CLIENT, "c"))
+    world.hear("before", submit(1, job="a", detached=True), submit(1, job="b"))
+    world.lose("before")
+    looked.clear()
+    names = [f"{number}" for number in range(limits.INVENTORY_MAX - 2)]
+    world.hear("again", hello(m.CLIENT, "c", jobs=[*names, "b", "a"], connection=2))
+    [welcome] = [effect.message for effect in world.machine.take_effects() if isinstance(effect, fx.Send)][-2:-1]
+    assert isinstance(welcome, m.Welcome)
+    assert welcome.jobs == ["a", "b"]
+    assert len(looked) < 10

@@ -172,7 +172,7 @@ def test_what_is_asked_of_another_owners_job_costs_what_an_unknown_one_costs() -
         made.hear("w1", m.Output(large, 0, 0, 1, 1, bytes(60_000)))
         made.said()
         made.hear("B", m.Kill(job, 0))
-        at_once = made.machine.state.clients["client B"].spent
+        at_once = made.machine._turns._spent[B]
         for number in range(40):  # more than one key may have looked at in a second, if it could be looked at
             made.hear("B", m.Follow(number, job))
             made.said()

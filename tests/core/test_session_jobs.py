@@ -253,6 +253,48 @@ def test_another_scheduler_is_not_held_to_have_the_same_limit() -> None:
     assert sent(machine) == ["a"]
 
 
+def test_what_is_cancelled_in_line_is_not_sent_later_with_the_rest_of_its_job() -> None:
+    machine = session()
+    machine.submit(1.0, submit("a"))
+    refuse(machine, 1.1, "a")
+    machine.recall(1.2, 5, "a", [0])
+    assert effects(machine)[-1] == fx.Recalled(5, "a", [0])
+    machine.tick(1.6)
+    assert fx.Send(1, m.Submit("a", 0, SPEC, 2, [b"y", b"z"], indices=[1, 2])) in effects(machine)
+
+
+def test_what_is_killed_before_it_is_refused_is_not_sent_again() -> None:
+    machine = session()
+    machine.submit(1.0, submit("a"))
+    machine.submit(1.0, submit("b"))
+    machine.kill(1.05, "a", [])
+    machine.kill(1.05, "b", [1])
+    machine.take_effects()
+    refuse(machine, 1.1, "a", "b")
+    assert effects(machine) == [
+        fx.Deliver("a", [0, 1, 2], bytes([m.CANCELLED]) * 3, [b""] * 3),
+        fx.Deliver("b", [1], bytes([m.CANCELLED]), [b""]),
+    ]
+    machine.tick(1.6)
+    assert fx.Send(1, m.Submit("b", 0, SPEC, 2, [b"x", b"z"], indices=[0, 2])) in effects(machine)
+
+
+def test_one_that_is_to_go_past_a_later_epoch_holds_nobody_up() -> None:
+    machine = session()
+    for job in "abc":
+        machine.submit(1.0, submit(job))
+    refuse(machine, 1.1, "a", "b", "c")
+    machine.tick(1.6)
+    assert sent(machine) == ["a", "b", "c", "a"]
+    machine.receive(1.7, 1, m.Stale("a", 3))
+    assert sent(machine) == ["b"]
+    accept(machine, 1.8, "b")
+    assert sent(machine) == ["c"]
+    accept(machine, 1.9, "c")
+    [again] = [e.message for e in effects(machine) if isinstance(e, fx.Send)]
+    assert (again.job, again.epoch) == ("a", 4)  # type: ignore[union-attr]
+
+
 # -- any order of events
 
 
@@ -267,6 +309,7 @@ class World:
         self.asked = 0  # the connection that waits for a welcome
         self.there: dict[str, tuple[int, set[int]]] = {}  # jobs of the scheduler: epoch, open tasks
         self.shown: list[tuple[str, int]] = []
+        self.killed: set[tuple[str, int]] = set()
         self.submitted: list[tuple[str, int]] = []
         self.recalled: set[int] = set()
         self.requests = 0
@@ -282,7 +325,10 @@ class World:
                 case fx.Connect():
                     self.asked = effect.peer
                 case fx.Send(_, m.Submit() as sent) if effect.peer == self.peer:
-                    self.there[sent.job] = (sent.epoch, set(sent.indices or range(sent.count)))
+                    tasks = set(sent.indices or range(sent.count))
+                    over = {(sent.job, index) for index in tasks} & {*self.shown, *self.killed}
+                    assert not over, f"{over} are over, or killed, and are sent"
+                    self.there[sent.job] = (sent.epoch, tasks)
                 case fx.Send(_, m.Recall() as recall):
                     _, tasks = self.there[recall.job]
                     back = [index for index in recall.indices if index in tasks and self.rng.random() < 0.5]
@@ -305,7 +351,8 @@ class World:
         self.now += self.rng.choice([0.0, 0.01, 0.6])
         job = self.rng.choice(sorted(self.machine.jobs) or ["none"])
         some = self.rng.sample(range(3), self.rng.randint(1, 3))
-        match self.rng.choice(["submit", "end", "end", "end", "recall", "kill", "reject", "lose", "welcome", "tick"]):
+        what = ["submit", "end", "end", "end", "recall", "kill", "reject", "accept", "stale", "lose", "welcome", "tick"]
+        match self.rng.choice(what):
             case "submit" if len(self.submitted) < 60:
                 names = [f"{len(self.submitted)}-{n}" for n in range(self.rng.randint(1, 5))]
                 self.submitted += [(name, index) for name in names for index in range(3)]
@@ -317,12 +364,21 @@ class World:
                 self.requests += 1
                 self.machine.recall(self.now, self.requests, job, some)
             case "kill":
-                self.machine.kill(self.now, job, self.rng.choice([some, []]), self.rng.choice([0.0, 2.0]))
+                named = self.rng.choice([some, []])
+                if job in self.machine.jobs:
+                    self.killed |= {(job, index) for index in named or range(3)}
+                self.machine.kill(self.now, job, named, self.rng.choice([0.0, 2.0]))
             case "reject" if self.peer and self.there:
                 name = self.rng.choice(sorted(self.there))
                 epoch, _ = self.there.pop(name)
                 code = self.rng.choice(["busy", m.TOO_SOON])
                 self.machine.receive(self.now, self.peer, m.Rejected(name, epoch, code, "full", 0.1))
+            case "accept" if self.peer and self.there:
+                self.accept(self.rng.choice(sorted(self.there)))
+            case "stale" if self.peer and self.there:
+                name = self.rng.choice(sorted(self.there))
+                epoch, _ = self.there.pop(name)
+                self.machine.receive(self.now, self.peer, m.Stale(name, epoch + self.rng.randint(0, 1)))
             case "lose" if self.peer:
                 lost, self.peer = self.peer, 0
                 self.machine.lost(self.now, lost)
@@ -331,6 +387,9 @@ class World:
             case "tick":
                 self.machine.tick(self.now)
         self.settle()
+
+    def accept(self, name: str) -> None:
+        self.machine.receive(self.now, self.peer, m.Accepted(name, self.there[name][0], 1))
 
     def welcome(self) -> None:
         if self.peer or not self.asked:

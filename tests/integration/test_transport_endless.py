@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import random
 import socket
 import threading
 import time
@@ -334,7 +335,7 @@ class Held:
     """Flows of which each has brought so many MiB of a message, in this order, and what becomes of them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, held_max: int, **brought: int) -> None:
-        self._kernel, self.flows = Kernel(monkeypatch), Unfinished(2**60, held_max * MIB)
+        self._kernel, self.flows = Kernel(monkeypatch), Unfinished(2**60, held_max * MIB, random.Random(1))
         self.names = dict(enumerate(brought, 10))
         for descriptor, name in self.names.items():
             self.flows.arrived(descriptor)
@@ -369,7 +370,7 @@ class Held:
         return " ".join(self.names[descriptor] for descriptor in chosen)
 
 
-def test_where_all_hold_too_much_strangers_go_first_and_then_who_was_silent_longest(
+def test_where_all_hold_too_much_strangers_go_first_and_then_some_peers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given = {"early": 50, "small": 2, "stranger1": 6, "late": 60, "stranger2": 9}
@@ -406,6 +407,38 @@ def test_what_is_complete_and_unread_does_not_make_it_too_much(monkeypatch: pyte
     held.flows.gone(10)
     held.flows.gone(11)
     assert held.flows.held == 0
+
+
+def test_many_with_large_messages_over_links_of_one_speed_come_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve times 200 MiB at once, where 768 may be held: each that is hung up begins anew."""
+    kernel, flows = Kernel(monkeypatch), Unfinished(2**60, 768 * MIB, random.Random(1))
+    sent: dict[int, int] = {}
+    descriptors = itertools.count(10)
+    over = 0
+
+    def begin() -> None:
+        descriptor = next(descriptors)
+        flows.arrived(descriptor)
+        sent[descriptor] = kernel.received[descriptor] = 0
+
+    for _ in range(12):
+        begin()
+    for _ in range(3000):
+        for descriptor in list(sent):
+            sent[descriptor] += MIB
+            kernel.received[descriptor] += MIB
+            if sent[descriptor] == 200 * MIB:
+                flow = flows.get(descriptor)
+                assert flow is not None
+                flows.took(flow, sent[descriptor], 5)
+                sent[descriptor], over = 0, over + 1
+        flows.rounds += 1
+        assert flows.look(lambda _: False) == []
+        for descriptor in flows.surplus(lambda _: False):
+            flows.gone(descriptor)
+            del sent[descriptor]
+            begin()
+    assert over > 10
 
 
 def test_connections_that_hold_no_more_than_their_share_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

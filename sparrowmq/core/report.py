@@ -5,7 +5,9 @@ Owns: how records become status rows. Must not know: who asked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
+from typing import Final
 
 import msgspec
 
@@ -13,6 +15,9 @@ from sparrowmq.core.job import Job
 from sparrowmq.core.peers import Worker
 from sparrowmq.core.state import State
 from sparrowmq.protocol import messages as m
+
+RECENT_OPEN: Final = 200  # jobs of a "recent" status that are not over
+RECENT_OVER: Final = 30  # ... and that are
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
@@ -93,9 +98,11 @@ def status(
             for job in table
             if job.id.startswith(prefix)
         ]
-    elif what in ("workers", "summary"):
+    elif what in ("workers", "summary", "recent"):
         left = reservations(state)
         workers = [worker_status(worker, left.get(worker.id, 0)) for worker in state.workers.values()]
+        if what == "recent":
+            jobs = [job_status(job, state.unix_offset_s) for job in _recent(state)]
     elif isinstance(query, m.Query):
         tasks = _tasks(state, query)
     return m.Status(
@@ -110,6 +117,12 @@ def status(
         state.package,
         max(0.0, state.unix_offset_s + now),
     )
+
+
+def _recent(state: State) -> Iterator[Job]:
+    """Yield the newest jobs: who looks twice a second has no use for a thousand that are over."""
+    over = islice(reversed(state.history.finished.values()), RECENT_OVER)
+    return chain(over, islice(reversed(state.jobs.values()), RECENT_OPEN))
 
 
 def reservations(state: State) -> dict[str, int]:

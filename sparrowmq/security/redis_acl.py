@@ -79,7 +79,7 @@ TABLE: Final[Mapping[str, tuple[Row, ...]]] = {
         Row("zrange", "R", "jobs:open jobs:over"),
         Row("get mget", "R", "worker:* assistant:* report:* lease"),
         Row("hmget", "R", "job:*"),
-        Row("xread", "R", "outcomes:*"),
+        Row("xread", "R", "outcomes:* beats"),
     ),
 }
 

@@ -1,0 +1,95 @@
+"""Listens for the page, in the foreground of a process.
+
+Owns: uvicorn, its bounds, the sign of life. Must not know: paths, snapshots, command lines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from asyncio import TimerHandle, Transport
+from typing import Any, Final, cast
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+import sparrowmq
+from sparrowmq.runtime import health
+from sparrowmq.settings import StoreSettings
+from sparrowmq.store.connection import describe
+from sparrowmq.web import app
+from sparrowmq.web.feed import Feed
+from sparrowmq.web.view import View
+
+CONNECTIONS_MAX: Final = 256  # more are answered 503
+MUTE_S: Final = 5.0  # a connection without a request is hung up after so long
+STOP_S: Final = 1  # what listeners get to notice the end
+BACKLOG: Final = 128
+
+
+class _Protocol(H11Protocol):
+    """HTTP/1.1, for those who speak."""
+
+    _mute: TimerHandle
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._mute = self.loop.call_later(MUTE_S, self._hang_up)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._mute.cancel()
+        super().connection_lost(exc)
+
+    def _hang_up(self) -> None:
+        if self.cycle is None:  # no request has come, or no whole one
+            self.transport.close()
+
+
+class _Server(uvicorn.Server):
+    """Touches the health file as its loop turns, and leaves the socket to who has opened it."""
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:  # each second
+            health.show_turn()
+        return await super().on_tick(counter)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens there. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+
+
+def serve(listener: socket.socket, store: StoreSettings, keys: str, *, root_path: str = "", local: bool = True) -> None:
+    """Serve the page of the cluster that is found in ``store`` until SIGTERM or SIGINT."""
+    feed = Feed(store, keys, View(_name(store.url), sparrowmq.__version__))
+    config = uvicorn.Config(
+        app.make(feed.frame, root_path=root_path, local=local),
+        http=cast(Any, _Protocol),
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=CONNECTIONS_MAX,
+        timeout_graceful_shutdown=STOP_S,
+    )
+    server = _Server(config)
+    try:
+        asyncio.run(server.serve(sockets=[listener]))
+    except KeyboardInterrupt:  # uvicorn raises the signal again once it has ended
+        pass
+    finally:
+        feed.close()
+        health.hide_life()
+
+
+def _name(url: str) -> str:
+    """Return how the page calls the cluster: its Redis, without user, password and path."""
+    return (
+        "this machine"
+        if url.startswith("unix:")
+        else describe(url).partition("://")[2].partition("/")[0].rpartition("@")[2]
+    )

@@ -1,9 +1,18 @@
-"""web: the live page.
+"""web: the live page; and how `up` has it beside a local cluster.
 
 Owns: the command, and where it may listen. Must not know: what is on the page, or how it is served (web/).
 """
 
 from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,14 +20,23 @@ from sparrowmq.cli.base import Command, Globals, pass_globals
 from sparrowmq.cli.metrics import Endpoint, Listen
 from sparrowmq.errors import ConfigError, Unavailable, UsageError
 
-LISTEN = "127.0.0.1:8787"
+if TYPE_CHECKING:
+    from sparrowmq.config import Config
+    from sparrowmq.runtime.launch import OnConnect
+
+HOST = "127.0.0.1"
+PORT = 8787
+PORTS = 20  # that `up` tries
+NEEDED = ("starlette", "uvicorn")
+_RUN = "import sys; sys.path.append(sys.argv.pop(1)); from sparrowmq.cli.main import main; sys.exit(main())"
 
 
 @click.command(cls=Command)
-@click.option("--listen", type=Listen(), default=LISTEN, show_default=True, help="Where to answer.")
+@click.option("--listen", type=Listen(), default=f"{HOST}:{PORT}", show_default=True, help="Where to answer.")
 @click.option("--root-path", metavar="PATH", default="", help="Where a proxy has put the page, such as /cluster.")
+@click.option("--fd", type=int, hidden=True, help="A socket that listens already.")
 @pass_globals
-def web(options: Globals, listen: Endpoint, root_path: str) -> int:
+def web(options: Globals, listen: Endpoint, root_path: str, fd: int | None) -> int:
     """Serve the live page of a cluster, in the foreground until SIGTERM.
 
     Workers and their heartbeats, deaths and recoveries, load, jobs. It only shows: there is nothing to press. HTTP is
@@ -34,23 +52,68 @@ def web(options: Globals, listen: Endpoint, root_path: str) -> int:
             f"--listen {listen.host}:{listen.port} can be reached from other machines, and everybody there can read it",
             hint="listen on 127.0.0.1, use security.keys, or say --insecure on a network that you trust",
         )
+    with _listener(listen, fd) as listener:
+        _serve(loaded, listener, root_path, local)
+    return 0
+
+
+def _listener(listen: Endpoint, fd: int | None) -> socket.socket:
+    """Return a socket that listens there, or that did before this process began."""
+    if fd is not None:
+        try:
+            return socket.socket(fileno=fd)
+        except OSError as error:
+            raise UsageError(f"--fd {fd} is no socket: {error.strerror or error}") from None
+    host = f"[{listen.host}]" if ":" in listen.host else listen.host
+    try:
+        made = _bound(listen.host, listen.port)
+    except OSError as error:
+        where = f"--listen {host}:{listen.port}"
+        raise Unavailable(f"{where}: {error.strerror or error}", hint="is the port taken?") from None
+    click.echo(f"serving http://{host}:{made.getsockname()[1]}/", err=True)
+    return made
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=128)
+
+
+def _serve(loaded: Config, listener: socket.socket, root_path: str, local: bool) -> None:
     try:
         from sparrowmq.web import server
     except ImportError as error:
-        if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
+        if (error.name or "").partition(".")[0] not in NEEDED:
             raise
-        raise UsageError("web needs starlette and uvicorn", hint="pip install 'sparrowmq[web]'") from None
+        raise UsageError(
+            "web needs starlette and uvicorn, which are not installed", hint="pip install 'sparrowmq[web]'"
+        ) from None
     from sparrowmq.runtime import health, logs
 
     logs.setup(loaded.log, role="web")
     health.setup(loaded.health.file)
-    try:
-        listener = server.listen(listen.host, listen.port)
-    except OSError as error:
-        where = f"--listen {listen.host}:{listen.port}"
-        raise Unavailable(f"{where}: {error.strerror or error}", hint="is the port taken?") from None
-    host = f"[{listen.host}]" if ":" in listen.host else listen.host
-    click.echo(f"serving http://{host}:{listener.getsockname()[1]}/", err=True)
-    with listener:
-        server.serve(listener, loaded.store, loaded.security.keys, root_path=root_path, local=local)
-    return 0
+    server.serve(listener, loaded.store, loaded.security.keys, root_path=root_path, local=local)
+
+
+# Beside a local cluster.
+
+
+def listen_for_up() -> socket.socket | None:
+    """Return a socket for the page of a local cluster: at its usual port, else at the next free one; None for no page.
+
+    There is none where the extra is not installed, or no port is free: `up` does not fail for its page.
+    """
+    if not all(map(importlib.util.find_spec, NEEDED)):
+        return None
+    for port in range(PORT, PORT + PORTS):
+        with contextlib.suppress(OSError):
+            return _bound(HOST, port)
+    return None
+
+
+def on_connect(listener: socket.socket, words: Sequence[str]) -> OnConnect:
+    """Return what runs the page once somebody connects; ``words`` are global options."""
+    from sparrowmq.runtime.launch import OnConnect
+
+    here = str(Path(__file__).resolve().parents[2])
+    given = [os.path.abspath(sys.executable), "-c", _RUN, here, *words, "web", "--fd", str(listener.fileno())]
+    return OnConnect(listener.fileno(), given)

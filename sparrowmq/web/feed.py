@@ -10,9 +10,9 @@ nobody looking it reads nothing and has no connection.
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Final
 
@@ -21,6 +21,7 @@ import msgspec
 from sparrowmq.client.client import Client
 from sparrowmq.core.assistant import AssistantReport
 from sparrowmq.errors import SparrowError
+from sparrowmq.runtime import logs
 from sparrowmq.settings import ClientSettings, StoreSettings
 from sparrowmq.store import lease
 from sparrowmq.store.listener import Listener
@@ -35,7 +36,7 @@ ANSWER_S: Final = 1.0  # a scheduler that has not answered by then is left out
 CONNECT_S: Final = 2.0
 RETRY_S: Final = 1.0
 IDLE_S: Final = 10.0  # after the last question
-_log = logging.getLogger("sparrowmq.web")
+TRACE: Final = 4  # frames of an unexpected error that go to the log
 
 
 class Feed:
@@ -106,7 +107,7 @@ class Feed:
             except SparrowError as error:
                 self._fail(str(error))
             except Exception:  # a thread that ended for it would leave the page without a word
-                _log.exception("reading the cluster failed")
+                logs.emit("error", "reading the cluster failed", {"error": traceback.format_exc(limit=TRACE)})
                 self._fail("the page cannot read the cluster: its log tells why")
             self._rest(done)
             done.wait(RETRY_S)
@@ -158,7 +159,7 @@ class Feed:
     # -- the beats
 
     def _listen_on(self, done: threading.Event) -> None:
-        listener = Listener(self._store, lambda level, event, fields: _log.debug("%s %s", event, fields))
+        listener = Listener(self._store, logs.emit)
         try:
             while not done.is_set():
                 began = time.monotonic()
@@ -168,6 +169,6 @@ class Feed:
                         self._view.heard(self._clock(), heard)
                 done.wait(max(listener.wait_s, began + LISTEN_S - time.monotonic()))
         except Exception:
-            _log.exception("reading the heartbeats failed")
+            logs.emit("error", "reading the heartbeats failed", {"error": traceback.format_exc(limit=TRACE)})
         finally:
             listener.close()

@@ -2,8 +2,8 @@
 
 Owns: which moments belong to one death, and which tasks to ask the schedulers about. Must not know: how they are asked.
 
-No moment is made up: each is one that the assistant or a scheduler has told, and stays None until it has. The assistant's
-and a scheduler's clocks may differ where they are on different machines.
+No moment is made up: each is one that the assistant or a scheduler has told, and stays None until it has. Their clocks
+may differ where they are on different machines.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Owns: uvicorn, its bounds, the sign of life. Must not know: paths, snapshots, co
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from asyncio import TimerHandle, Transport
 from typing import Any, Final, cast
@@ -24,7 +25,6 @@ from sparrowmq.web.view import View
 CONNECTIONS_MAX: Final = 256  # more are answered 503
 MUTE_S: Final = 5.0  # a connection without a request is hung up after so long
 STOP_S: Final = 1  # what listeners get to notice the end
-BACKLOG: Final = 128
 
 
 class _Protocol(H11Protocol):
@@ -46,18 +46,12 @@ class _Protocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """Touches the health file as its loop turns, and leaves the socket to who has opened it."""
+    """Touches the health file as its loop turns."""
 
     async def on_tick(self, counter: int) -> bool:
         if counter % 10 == 0:  # each second
             health.show_turn()
         return await super().on_tick(counter)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens there. Raises OSError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=BACKLOG)
 
 
 def serve(listener: socket.socket, store: StoreSettings, keys: str, *, root_path: str = "", local: bool = True) -> None:
@@ -70,18 +64,20 @@ def serve(listener: socket.socket, store: StoreSettings, keys: str, *, root_path
         lifespan="off",
         interface="asgi3",
         log_config=None,
+        log_level="error",  # what strangers send is no news
         access_log=False,
         server_header=False,
         proxy_headers=False,
         limit_concurrency=CONNECTIONS_MAX,
         timeout_graceful_shutdown=STOP_S,
     )
-    server = _Server(config)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        asyncio.run(server.serve(sockets=[listener]))
-    except KeyboardInterrupt:  # uvicorn raises the signal again once it has ended
+        asyncio.run(_Server(config).serve(sockets=[listener]))
+    except KeyboardInterrupt:  # what both signals raise once the server has ended
         pass
     finally:
+        signal.signal(signal.SIGTERM, before)
         feed.close()
         health.hide_life()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
+from sparrowmq.core.assistant import AssistantReport
 from sparrowmq.protocol import messages as m
 from sparrowmq.store.listener import Heard
 from sparrowmq.web.incidents import Incidents, Question
@@ -25,7 +26,7 @@ VERSION: Final = 1  # of the snapshot's shape
 STALE_S: Final = 3.0
 REPORT_OLD_S: Final = 3.0  # an assistant tells twice a second
 TILES_MAX: Final = 200
-STRIP_MAX: Final = 24
+STRIP_MAX: Final = 16
 WAITING, LIVE, STALE = "waiting", "live", "stale"
 
 
@@ -132,7 +133,7 @@ class View:
     def _note(self, now: float, reading: Reading, changes: Sequence[Change]) -> None:
         answered = {status.scheduler for status in reading.statuses}
         if self._answered is None:
-            counts = f"{len(changes):,} workers, {len(answered):,} schedulers"
+            counts = f"{_count(len(changes), 'worker')}, {_count(len(answered), 'scheduler')}"
             self._log.add(now, "info", f"this page began to look: {counts}")
             changes = [change for change in changes if change.after in (SUSPECT, DEAD)]
         else:
@@ -187,8 +188,7 @@ class View:
             "schedulers_answer": len(last.statuses),
             "assistants": last.assistants,
             "leader": last.leader,
-            "detector": "" if report is None else report.detector,
-            "judged": report is not None,
+            "detector": None if report is None else _detector(report),
         }
 
     def _tiles(self, now: float) -> dict[str, Any]:
@@ -247,6 +247,22 @@ class View:
             "rows": rows,
             "more": max(0, len(ids) - STRIP_MAX),
         }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _detector(report: AssistantReport) -> dict[str, Any]:
+    """Return how the assistant judges, and what a fixed timeout would have said of the same beats."""
+    return {
+        "name": report.detector,
+        "deaths": report.deaths,
+        "refuted": report.refuted,
+        "fixed_timeout_ms": round(report.baseline_timeout_s * 1e3),
+        "fixed_deaths": report.baseline_deaths,
+        "fixed_refuted": report.baseline_refuted,
+    }
 
 
 class _Sentence(NamedTuple):

@@ -17,14 +17,14 @@ let stopped = "";
 function show(snapshot) {
   const { feed } = snapshot;
   header(snapshot.header, feed.schedulers.age_ms);
-  tiles(snapshot.tiles, snapshot.header);
-  deaths(snapshot.incidents);
+  tiles(snapshot.tiles, snapshot.header, feed.schedulers.state === "waiting");
+  deaths(snapshot.incidents, snapshot.header.detector);
   jobs(snapshot.jobs);
   funnel(snapshot.funnel);
   events(snapshot.events);
   charts(document.getElementById("charts"), snapshot.load);
   const beyond = snapshot.strip.more ? ` \u00b7 ${snapshot.strip.more} more workers are not drawn` : "";
-  const shading = snapshot.header.detector ? `blue: the next beat is expected, up to suspicion (${snapshot.header.detector})` : "blue: the next beat is expected";
+  const shading = snapshot.header.detector ? `blue: the next beat is expected, up to suspicion (${snapshot.header.detector.name})` : "blue: the next beat is expected";
   say(document.getElementById("beats-note"), snapshot.strip.rows.length ? `${shading}${beyond}` : "");
 }
 

@@ -50,8 +50,8 @@ function makeTile() {
 
 function stateText(row) {
   if (row.rejoined) return "rejoined";
-  if (row.state === "dead") return `dead ${seconds(row.for_s)}`;
-  if (row.dropped) return "dropped";
+  if (row.state === "dead") return `dead ${row.for_s < 120 ? `${Math.round(row.for_s)} s` : seconds(row.for_s)}`;
+  if (row.dropped) return "given up";
   return row.state;
 }
 
@@ -83,53 +83,69 @@ function drawSlots(element, row) {
   Array.from(element.children).forEach((slot, index) => dress(slot, index < row.running ? "slot busy" : "slot"));
 }
 
-export function tiles(found, head) {
+/** How large tiles are that all of them fit. */
+function size(number) {
+  if (number <= 15) return number <= 4 ? "large four" : "large";
+  if (number <= 24) return "";
+  return number <= 72 ? "small" : "tiny";
+}
+
+export function tiles(found, head, waiting) {
   const box = byId("tiles");
   const { rows, more } = found;
-  dress(box, `body ${rows.length > 90 ? "tiny" : rows.length > 30 ? "small" : ""}`.trim());
-  keyed(box, rows, (row) => row.id, makeTile, updateTile, "no worker has registered yet");
+  dress(box, `body ${size(rows.length)}`);
+  keyed(box, rows, (row) => row.id, makeTile, updateTile, waiting ? "reading the cluster" : "no worker has registered yet");
   const slots = rows.reduce((sum, row) => sum + (row.state === "dead" ? 0 : row.slots), 0);
   const busy = rows.reduce((sum, row) => sum + row.running, 0);
   const beyond = more ? `, ${count(more)} more that are alive are not drawn` : "";
-  const judged = head.judged ? "" : " \u00b7 no assistant judges silence";
+  const judged = head.detector || waiting ? "" : " \u00b7 no assistant judges silence";
   say(byId("workers-note"), rows.length ? `${count(busy)} of ${count(slots)} slots busy${beyond}${judged} \u00b7 bar: silence, up to suspicion` : "");
 }
 
-function since(from, moment) {
-  if (moment === null) return UNKNOWN;
-  return from === null ? clock(moment, 3) : `+${milliseconds(Math.max(0, (moment - from) * 1e3))}`;
-}
-
-export function deaths(rows) {
-  say(byId("incidents-note"), rows.length ? "moments after its last heartbeat" : "");
+export function deaths(rows, detector) {
+  const { name, deaths: own, refuted, fixed_timeout_ms: fixedMs, fixed_deaths: fixed, fixed_refuted: wrong } = detector ?? {};
+  say(byId("incidents-note"), detector
+    ? `${name}: ${count(own)}, refuted ${count(refuted)} \u00b7 fixed ${milliseconds(fixedMs)}: ${count(fixed)}, refuted ${count(wrong)}` : "");
   keyed(byId("cards"), rows, (row) => row.n, makeCard, updateCard, "nobody has died since this page looks");
 }
 
-const STEPS = ["silent from", "given up", "suspected", "declared dead", "last task again"];
+const STEPS = [["given_up_unix_s", "given up", "given"], ["last_again_unix_s", "last task again", "again"],
+  ["suspected_unix_s", "suspected", "doubted"], ["declared_unix_s", "declared dead", "declared"]];
 
 function makeCard() {
-  const steps = STEPS.map((text) => make("div", "", make("span", "", text), make("b")));
-  return make("div", "card", make("div", "head", make("span", "name"), make("span", "outcome")), make("div", "steps", ...steps), make("div", "why"));
+  const steps = STEPS.map(([, text, colour]) => make("div", "", make("span", "", make("i", colour), text), make("b")));
+  const dots = STEPS.map(([, , colour]) => make("i", colour));
+  return make("div", "card", make("div", "head", make("span", "name"), make("span", "outcome")), make("div", "when"),
+    make("div", "moments", ...dots), make("div", "steps", ...steps));
 }
 
 function updateCard(element, row) {
   dress(element, row.rejoined_unix_s === null ? "card" : "card back");
-  const [head, steps, why] = element.children;
-  say(head.firstChild, row.worker);
+  const [head, when, moments, steps] = element.children;
+  say(head.firstChild, bare(row.worker));
   const [text, colour] = outcome(row);
   say(head.lastChild, text);
   dress(head.lastChild, `outcome ${colour}`);
   const start = row.silent_unix_s;
-  const moments = [start === null ? UNKNOWN : clock(start, 3), since(start, row.given_up_unix_s), since(start, row.suspected_unix_s),
-    since(start, row.declared_unix_s), row.tasks_lost ? since(start, row.last_again_unix_s) : "none lost"];
-  moments.forEach((moment, index) => {
+  say(when, `${start === null ? "last beat not known" : `last beat ${clock(start, 3)}`}${row.why ? ` \u00b7 ${row.why}` : ""}`);
+  const known = STEPS.map(([name]) => row[name]).filter((moment) => moment !== null);
+  const spanS = start === null ? 0 : Math.max(0.001, ...known.map((moment) => moment - start));
+  STEPS.forEach(([name], index) => {
+    const moment = row[name];
+    const dot = moments.children[index];
+    dot.hidden = moment === null || !spanS;
+    if (!dot.hidden) dot.style.left = `${((Math.max(0, moment - start) / spanS) * 100).toFixed(1)}%`;
     const value = steps.children[index].lastChild;
-    say(value, moment);
-    dress(value, moment === UNKNOWN || moment === "none lost" ? "unknown" : "");
-    value.title = moment === UNKNOWN ? "not known" : "";
+    const none = name === "last_again_unix_s" && !row.tasks_lost;
+    say(value, none ? "none lost" : since(start, moment));
+    dress(value, moment === null ? "unknown" : "");
   });
-  say(why, row.why);
-  why.hidden = !row.why;
+  moments.hidden = !spanS || !known.length;
+}
+
+function since(from, moment) {
+  if (moment === null) return "not known";
+  return from === null ? clock(moment, 3) : `+${milliseconds(Math.max(0, (moment - from) * 1e3))}`;
 }
 
 function outcome(row) {

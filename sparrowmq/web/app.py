@@ -60,7 +60,9 @@ def make(frame: Callable[[], bytes], *, root_path: str = "", local: bool = True)
         Route("/snapshot.json", _snapshot(frame)),
         Route("/healthz", _health),
     ]
-    return Guard(Starlette(routes=routes), root_path=root_path, local=local)
+    made = Starlette(routes=routes)
+    made.router.redirect_slashes = False  # it would send people to whatever name they have asked for
+    return Guard(made, root_path=root_path, local=local)
 
 
 class Guard:

@@ -46,13 +46,19 @@ METHODS: Final = ("GET", "HEAD")
 LOOPBACK: Final = frozenset(("localhost", "127.0.0.1", "[::1]"))
 
 
-def make(frame: Callable[[], bytes], *, root_path: str = "", local: bool = True) -> ASGIApp:
-    """Return the application. ``frame`` returns the newest snapshot, at once, and may be called from any thread.
+def make(
+    frame: Callable[[], bytes],
+    *,
+    root_path: str = "",
+    local: bool = True,
+    ending: Callable[[], bool] = lambda: False,
+) -> ASGIApp:
+    """Return the application. ``frame`` returns the newest snapshot, at once; ``ending`` is whether streams are to end.
 
     ``root_path`` is where a proxy has put the page, whether it takes that off or not. ``local``: only who has asked for
     this machine by a name of its own is answered, so that no other site's page can be made to point here.
     """
-    listeners = Listeners(frame)
+    listeners = Listeners(frame, ending)
     routes = [Route(f"/{name}", _file(name, kind)) for name, kind in FILES.items()]
     routes += [
         Route("/", _file("index.html", FILES["index.html"])),
@@ -138,8 +144,9 @@ async def _health(request: Request) -> Response:
 class Listeners:
     """The stream of snapshots, for LISTENERS_MAX at once. Nothing is queued: who is slow gets the newest next."""
 
-    def __init__(self, frame: Callable[[], bytes]) -> None:
+    def __init__(self, frame: Callable[[], bytes], ending: Callable[[], bool]) -> None:
         self._frame = frame
+        self._ending = ending
         self._count = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -164,12 +171,13 @@ class Listeners:
 
     async def _tell(self, send: Send, left: asyncio.Future[None]) -> None:
         body = b"retry: 1000\n\n"
-        while not left.done():
+        while not (left.done() or self._ending()):
             body += b"data: %b\n\n" % self._frame()
             async with asyncio.timeout(SEND_S):
                 await send({"type": "http.response.body", "body": body, "more_body": True})
             body = b""
             await asyncio.wait((left,), timeout=EVERY_S)
+        await send({"type": "http.response.body", "body": body})
 
 
 async def _gone(receive: Receive) -> None:

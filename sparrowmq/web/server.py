@@ -58,7 +58,7 @@ def serve(listener: socket.socket, store: StoreSettings, keys: str, *, root_path
     """Serve the page of the cluster that is found in ``store`` until SIGTERM or SIGINT."""
     feed = Feed(store, keys, View(_name(store.url), sparrowmq.__version__))
     config = uvicorn.Config(
-        app.make(feed.frame, root_path=root_path, local=local),
+        app.make(feed.frame, root_path=root_path, local=local, ending=lambda: server.should_exit),
         http=cast(Any, _Protocol),
         ws="none",
         lifespan="off",
@@ -71,9 +71,10 @@ def serve(listener: socket.socket, store: StoreSettings, keys: str, *, root_path
         limit_concurrency=CONNECTIONS_MAX,
         timeout_graceful_shutdown=STOP_S,
     )
+    server = _Server(config)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        asyncio.run(_Server(config).serve(sockets=[listener]))
+        asyncio.run(server.serve(sockets=[listener]))
     except KeyboardInterrupt:  # what both signals raise once the server has ended
         pass
     finally:

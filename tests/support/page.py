@@ -6,9 +6,11 @@ import http.client
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,3 +62,24 @@ def serving(cluster: LocalCluster, *words: str, listen: str = "127.0.0.1:0") -> 
     finally:
         process.kill()
         process.communicate()
+
+
+@contextmanager
+def showing(frame: Callable[[], bytes]) -> Iterator[str]:
+    """The page of snapshots that the test makes up; the address."""
+    import uvicorn
+
+    from sparrowmq.web import app
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    served = app.make(frame, ending=lambda: server.should_exit)
+    config = uvicorn.Config(served, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join(10.0)
+        listener.close()

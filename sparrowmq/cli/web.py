@@ -33,10 +33,12 @@ _RUN = "import sys; sys.path.append(sys.argv.pop(1)); from sparrowmq.cli.main im
 
 @click.command(cls=Command)
 @click.option("--listen", type=Listen(), default=f"{HOST}:{PORT}", show_default=True, help="Where to answer.")
+@click.option("--host", "hosts", metavar="NAME", multiple=True, help="Answer those only who ask for this name (or "
+              "that; default: this machine's own where only it can connect, any elsewhere).")  # fmt: skip
 @click.option("--root-path", metavar="PATH", default="", help="Where a proxy has put the page, such as /cluster.")
 @click.option("--fd", type=int, hidden=True, help="A socket that listens already.")
 @pass_globals
-def web(options: Globals, listen: Endpoint, root_path: str, fd: int | None) -> int:
+def web(options: Globals, listen: Endpoint, hosts: tuple[str, ...], root_path: str, fd: int | None) -> int:
     """Serve the live page of a cluster, in the foreground until SIGTERM.
 
     Workers and their heartbeats, deaths and recoveries, load, jobs. It only shows: there is nothing to press. HTTP is
@@ -53,7 +55,7 @@ def web(options: Globals, listen: Endpoint, root_path: str, fd: int | None) -> i
             hint="listen on 127.0.0.1, use security.keys, or say --insecure on a network that you trust",
         )
     with _listener(listen, fd) as listener:
-        _serve(loaded, listener, root_path, local)
+        _serve(loaded, listener, root_path, hosts, local)
     return 0
 
 
@@ -78,9 +80,9 @@ def _bound(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=128)
 
 
-def _serve(loaded: Config, listener: socket.socket, root_path: str, local: bool) -> None:
+def _serve(loaded: Config, listener: socket.socket, root_path: str, hosts: tuple[str, ...], local: bool) -> None:
     try:
-        from sparrowmq.web import server
+        from sparrowmq.web import app, server
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in NEEDED:
             raise
@@ -91,7 +93,9 @@ def _serve(loaded: Config, listener: socket.socket, root_path: str, local: bool)
 
     logs.setup(loaded.log, role="web")
     health.setup(loaded.health.file)
-    server.serve(listener, loaded.store, loaded.security.keys, root_path=root_path, local=local)
+    own = app.LOOPBACK if local else frozenset[str]()
+    names = own | {name.lower() for name in hosts}
+    server.serve(listener, loaded.store, loaded.security.keys, root_path=root_path, hosts=names)
 
 
 # Beside a local cluster.

@@ -50,13 +50,13 @@ def make(
     frame: Callable[[], bytes],
     *,
     root_path: str = "",
-    local: bool = True,
+    hosts: frozenset[str] = LOOPBACK,
     ending: Callable[[], bool] = lambda: False,
 ) -> ASGIApp:
     """Return the application. ``frame`` returns the newest snapshot, at once; ``ending`` is whether streams are to end.
 
-    ``root_path`` is where a proxy has put the page, whether it takes that off or not. ``local``: only who has asked for
-    this machine by a name of its own is answered, so that no other site's page can be made to point here.
+    ``root_path`` is where a proxy has put the page, whether it takes that off or not. Only who has asked for one of
+    ``hosts`` is answered, so that no other site's name can be made to point here; none given: whoever asks.
     """
     listeners = Listeners(frame, ending)
     routes = [Route(f"/{name}", _file(name, kind)) for name, kind in FILES.items()]
@@ -68,16 +68,16 @@ def make(
     ]
     made = Starlette(routes=routes)
     made.router.redirect_slashes = False  # it would send people to whatever name they have asked for
-    return Guard(made, root_path=root_path, local=local)
+    return Guard(made, root_path=root_path, hosts=hosts)
 
 
 class Guard:
     """What holds for every answer: the methods, the headers, the names, the path behind a proxy."""
 
-    def __init__(self, app: ASGIApp, *, root_path: str, local: bool) -> None:
+    def __init__(self, app: ASGIApp, *, root_path: str, hosts: frozenset[str]) -> None:
         self._app = app
         self._root = root_path.strip("/")
-        self._local = local
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or have the application answer."""
@@ -104,8 +104,9 @@ class Guard:
         if scope["method"] not in METHODS:
             said = "this page only shows: GET and HEAD"
             return PlainTextResponse(said, 405, headers={"allow": ", ".join(METHODS)})
-        if self._local and _host(scope) not in LOOPBACK:
-            return PlainTextResponse("ask for 127.0.0.1 or localhost: this page is for this machine only", 421)
+        if self._hosts and _host(scope) not in self._hosts:
+            names = ", ".join(sorted(self._hosts))
+            return PlainTextResponse(f"ask for one of: {names} (--host NAME adds one)", 421)
         if self._root and scope["path"] == f"/{self._root}":
             return PlainTextResponse("the page is one level below", 308, headers={"location": f"/{self._root}/"})
         return None

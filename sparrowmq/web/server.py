@@ -54,11 +54,18 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def serve(listener: socket.socket, store: StoreSettings, keys: str, *, root_path: str = "", local: bool = True) -> None:
+def serve(
+    listener: socket.socket,
+    store: StoreSettings,
+    keys: str,
+    *,
+    root_path: str = "",
+    hosts: frozenset[str] = app.LOOPBACK,
+) -> None:
     """Serve the page of the cluster that is found in ``store`` until SIGTERM or SIGINT."""
     feed = Feed(store, keys, View(_name(store.url), sparrowmq.__version__))
     config = uvicorn.Config(
-        app.make(feed.frame, root_path=root_path, local=local, ending=lambda: server.should_exit),
+        app.make(feed.frame, root_path=root_path, hosts=hosts, ending=lambda: server.should_exit),
         http=cast(Any, _Protocol),
         ws="none",
         lifespan="off",

@@ -26,7 +26,7 @@ VERSION: Final = 1  # of the snapshot's shape
 STALE_S: Final = 3.0
 REPORT_OLD_S: Final = 3.0  # an assistant tells twice a second
 TILES_MAX: Final = 200
-STRIP_MAX: Final = 16
+STRIP_MAX: Final = 12
 WAITING, LIVE, STALE = "waiting", "live", "stale"
 
 
@@ -198,11 +198,25 @@ class View:
         if len(workers) > TILES_MAX:
             urgent = sorted(workers, key=lambda worker: (worker.state == ALIVE, worker.id))
             shown = sorted(urgent[:TILES_MAX], key=lambda worker: worker.id)
-        return {"rows": [self._tile(worker, now) for worker in shown], "more": len(workers) - len(shown)}
+        loads = [self._load_of(worker) for worker in workers if worker.state != DEAD]
+        return {
+            "rows": [self._tile(worker, now) for worker in shown],
+            "more": len(workers) - len(shown),
+            "slots": sum(slots for slots, _, _ in loads),
+            "running": sum(running for _, running, _ in loads),
+        }
+
+    def _load_of(self, worker: Worker) -> tuple[int, int, int]:
+        """Return slots, how many are busy, and what is queued: by the last beat, else as the assistant has it."""
+        pulse = self._strip.pulses.get(worker.id)
+        load = worker.node if pulse is None else pulse.beat
+        if load is not None:
+            return load.slots, load.running, load.queued
+        return (0 if worker.row is None else worker.row.slots), 0, 0
 
     def _tile(self, worker: Worker, now: float) -> dict[str, Any]:
         pulse, node, row = self._strip.pulses.get(worker.id), worker.node, worker.row
-        load = pulse.beat if pulse is not None else node
+        slots, running, queued = self._load_of(worker)
         silent_ms = self._strip.silent_ms(worker.id)
         if silent_ms is None and node is not None:
             silent_ms = round(node.silent_ms)
@@ -213,9 +227,9 @@ class View:
             "for_s": round(max(0.0, now - worker.since_s), 1),
             "rejoined": now - worker.rejoined_s < REJOINED_S and worker.state in (ALIVE, DRAINING),
             "dropped": worker.dropped and worker.state == SUSPECT,
-            "slots": load.slots if load is not None else (0 if row is None else row.slots),
-            "running": 0 if load is None or worker.state == DEAD else load.running,
-            "queued": 0 if load is None or worker.state == DEAD else load.queued,
+            "slots": slots,
+            "running": 0 if worker.state == DEAD else running,
+            "queued": 0 if worker.state == DEAD else queued,
             "done": 0 if row is None else row.done,
             "silent_ms": silent_ms,
             "interval_ms": node.interval_ms if node is not None else (0 if pulse is None else pulse.beat.interval_ms),
@@ -225,7 +239,7 @@ class View:
     def _strip_rows(self, now: float) -> dict[str, Any]:
         """Return the beats of a few workers: those first of which there is something to see."""
         known = self._workers.known
-        ids = sorted(known, key=lambda id: (known[id].state in (ALIVE, DRAINING), id))
+        ids = sorted(known, key=lambda id: (self._interest(known[id], now), id))
         rows = []
         for id in sorted(ids[:STRIP_MAX]):
             node = known[id].node
@@ -247,6 +261,12 @@ class View:
             "rows": rows,
             "more": max(0, len(ids) - STRIP_MAX),
         }
+
+    def _interest(self, worker: Worker, now: float) -> int:
+        """Return how late a worker comes in the strip: the dead of whom no beat is left to see come last."""
+        if worker.state in (ALIVE, DRAINING):
+            return 1
+        return 0 if worker.state == SUSPECT or self._strip.ticks_ms(worker.id, now) else 2
 
 
 def _count(number: int, noun: str) -> str:

@@ -23,16 +23,22 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 EVIL = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 FIGURE = "([label, text]) => [...document.querySelectorAll('#figures div')].some(one => one.innerText.startsWith(label) && one.innerText.includes(text))"  # noqa: E501
 TILES = "([state, number]) => document.querySelectorAll(`.tile.${state}`).length === number"
-# Whatever sticks out of the window, or of its panel where that does not scroll.
+# Whatever sticks out of the window, covers its neighbour, or is cut off where nothing scrolls.
 OUTSIDE = """() => {
   const edge = (element) => element.getBoundingClientRect();
-  const out = [...document.querySelectorAll("header *, section, h2, #figures div")].filter((one) => {
+  const all = (selector) => [...document.querySelectorAll(selector)].filter((one) => edge(one).width);
+  const out = all("header *, section, h2").filter((one) => {
     const box = edge(one);
-    return box.width && (box.right > innerWidth + 1 || box.bottom > innerHeight + 1 || box.left < -1 || box.top < -1);
+    return box.right > innerWidth + 1 || box.bottom > innerHeight + 1 || box.left < -1 || box.top < -1;
   });
-  const figures = [...document.querySelectorAll("#figures div")].map(edge);
-  const close = figures.filter((box, index) => index && box.left < figures[index - 1].right);
-  return out.length + close.length + (document.documentElement.scrollHeight > innerHeight ? 1 : 0);
+  const figures = all(".brand, #figures div");
+  const close = figures.filter((one, index) => index && edge(one).left < edge(figures[index - 1]).right + 4);
+  const wide = all("#figures div:not(.flexible), .brand").filter((one) => one.scrollWidth > one.clientWidth + 1);
+  const cut = all(".tile, .card, .job, h2").filter((one) => one.scrollHeight > one.clientHeight + 1);
+  const steps = all(".card .steps div").filter((one) => one.scrollWidth > one.clientWidth + 1);
+  const page = document.documentElement.scrollHeight > innerHeight ? ["the page scrolls"] : [];
+  const found = [...out, ...close, ...wide, ...cut, ...steps];
+  return found.map((one) => `${one.className || one.tagName}: ${one.innerText}`).concat(page);
 }"""
 
 
@@ -207,7 +213,7 @@ def test_all_of_it_is_on_one_screen(screen: Screen, width: int, height: int, wor
     with showing(lambda: snapshot) as address, screen.at(address):
         screen.until("(number) => document.querySelectorAll('.tile').length === number", min(workers, 200))
         screen.until("() => document.querySelectorAll('#figures div').length === 8")
-        assert screen.page.evaluate(OUTSIDE) == 0
+        assert screen.page.evaluate(OUTSIDE) == []
         assert len(screen.texts(".card")) == (12 if workers else 0)
 
 

@@ -34,7 +34,13 @@ def test_every_container_is_closed(service: dict[str, Any]) -> None:
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["init"] is True
-    assert not {"container_name", "ports", "privileged", "cap_add", "devices", "ipc", "pid"} & set(service)
+    assert not {"container_name", "privileged", "cap_add", "devices", "ipc", "pid"} & set(service)
+
+
+def test_nothing_is_published_but_the_page_and_that_for_this_machine_only() -> None:
+    published = {role: service["ports"] for role, service in COMPOSE["services"].items() if "ports" in service}
+    assert published == {"web": ["127.0.0.1:${PAGE_PORT-8787}:8787"]}
+    assert not [role for role, service in STACK["services"].items() if "ports" in service]
 
 
 @pytest.mark.parametrize("role", list(COMPOSE["services"]))
@@ -60,7 +66,13 @@ def test_the_stack_has_nothing_that_only_compose_understands() -> None:
 
 
 def test_each_role_is_given_its_own_keys_to_read() -> None:
-    for role, own in {**{role: role for role in ROLES}, "cli": "client", "metrics": "client", "redis": "redis"}.items():
+    for role, own in {
+        **{role: role for role in ROLES},
+        "cli": "client",
+        "metrics": "client",
+        "web": "client",
+        "redis": "redis",
+    }.items():
         volumes = [volume for volume in COMPOSE["services"][role]["volumes"] if isinstance(volume, str)]
         assert [volume for volume in volumes if "keys" in volume] == [f"keys-{own}:/keys/{own}:ro"]
 

@@ -49,7 +49,7 @@ def test_before_anything_was_read_nothing_is_claimed() -> None:
             "workers": {"alive": 0, "suspect": 0, "dead": 0, "draining": 0}, "schedulers": 0, "schedulers_answer": 0,
             "assistants": 0, "leader": "", "detector": None,
         },
-        "tiles": {"rows": [], "more": 0},
+        "tiles": {"rows": [], "more": 0, "slots": 0, "running": 0},
         "strip": {"window_ms": 10_000, "seen_ms": None, "rows": [], "more": 0},
         "incidents": [],
         "load": {"ago_s": [], "tasks_per_s": [], "running": [], "waiting": []},
@@ -93,6 +93,8 @@ def test_a_cluster_at_work_is_told_whole() -> None:
                 "suspect_after_ms": 300.0,
             }],
             "more": 0,
+            "slots": 2,
+            "running": 2,
         },
         "strip": {
             "window_ms": 10_000,
@@ -191,8 +193,9 @@ def test_beyond_two_hundred_workers_those_come_first_of_which_there_is_something
     tiles = view.snapshot(NOW + 1)["tiles"]
     assert [tile["id"] for tile in tiles["rows"]] == [*names[:199], "w0499"]
     assert tiles["more"] == 300
-    rows = view.snapshot(NOW + 1)["strip"]["rows"]
-    assert [one["id"] for one in rows] == [*names[:15], "w0499"]
+    view.heard(NOW + 1, [beat("w0499", 2.0)])
+    assert [one["id"] for one in view.snapshot(NOW + 1)["strip"]["rows"]] == [*names[:11], "w0499"]
+    assert [one["id"] for one in view.snapshot(NOW + 11)["strip"]["rows"]] == names[:12]  # its beats are out of sight
 
 
 # -- deaths

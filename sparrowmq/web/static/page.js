@@ -25,6 +25,7 @@ function show(snapshot) {
   charts(document.getElementById("charts"), snapshot.load);
   const beyond = snapshot.strip.more ? ` \u00b7 ${snapshot.strip.more} more workers are not drawn` : "";
   const shading = snapshot.header.detector ? `blue: the next beat is expected, up to suspicion (${snapshot.header.detector.name})` : "blue: the next beat is expected";
+  document.getElementById("no-beats").hidden = snapshot.strip.rows.some((row) => row.last_ms !== null);
   say(document.getElementById("beats-note"), snapshot.strip.rows.length ? `${shading}${beyond}` : "");
 }
 

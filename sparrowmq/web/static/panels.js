@@ -2,11 +2,12 @@
 import { UNKNOWN, bare, clock, count, dress, keyed, make, milliseconds, say, seconds, short } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
+const LEADER = "assistant that leads"; // an id: it may be long
 const SLOTS_DRAWN = 12;
 const KIND = { good: "good", warn: "warn", bad: "bad", info: "" };
 
 function figure(label, ...parts) {
-  return { label, parts };
+  return { label, parts, flexible: label === LEADER };
 }
 
 export function header(head, ageMs) {
@@ -20,11 +21,11 @@ export function header(head, ageMs) {
       [count(workers.suspect), "", workers.suspect ? "warn" : "dim"], [" suspect ", "small"],
       [count(workers.dead), "", workers.dead ? "bad" : "dim"], [" dead", "small"]),
     figure("schedulers", [count(head.schedulers_answer)], [` of ${count(head.schedulers)}`, "small"]),
-    figure("assistant that leads", [head.leader ? head.leader.replace(/^assistant-/, "") : "none", "", head.leader ? "" : "warn"],
+    figure(LEADER, [head.leader ? head.leader.replace(/^assistant-/, "") : "none", "", head.leader ? "" : "warn"],
       [head.assistants ? ` of ${count(head.assistants)}` : "", "small"]),
     figure("age of the data", [ageMs === null ? UNKNOWN : `${(ageMs / 1e3).toFixed(1)} s`]),
   ];
-  keyed(byId("figures"), rows, (row) => row.label, (row) => make("div", "", make("dt", "", row.label), make("dd")), (element, row) => {
+  keyed(byId("figures"), rows, (row) => row.label, (row) => make("div", row.flexible ? "flexible" : "", make("dt", "", row.label), make("dd")), (element, row) => {
     const value = element.lastChild;
     row.parts.forEach(([text, tag = "", colour = ""], index) => {
       const wanted = tag || "span";
@@ -95,11 +96,9 @@ export function tiles(found, head, waiting) {
   const { rows, more } = found;
   dress(box, `body ${size(rows.length)}`);
   keyed(box, rows, (row) => row.id, makeTile, updateTile, waiting ? "reading the cluster" : "no worker has registered yet");
-  const slots = rows.reduce((sum, row) => sum + (row.state === "dead" ? 0 : row.slots), 0);
-  const busy = rows.reduce((sum, row) => sum + row.running, 0);
   const beyond = more ? `, ${count(more)} more that are alive are not drawn` : "";
   const judged = head.detector || waiting ? "" : " \u00b7 no assistant judges silence";
-  say(byId("workers-note"), rows.length ? `${count(busy)} of ${count(slots)} slots busy${beyond}${judged} \u00b7 bar: silence, up to suspicion` : "");
+  say(byId("workers-note"), rows.length ? `${count(found.running)} of ${count(found.slots)} slots busy${beyond}${judged} \u00b7 bar: silence, up to suspicion` : "");
 }
 
 export function deaths(rows, detector) {

@@ -8,7 +8,7 @@ export const count = (value) => (value === null || value === undefined ? UNKNOWN
 export function short(value) {
   if (value === null || value === undefined) return UNKNOWN;
   if (value < 100_000) return whole.format(value);
-  return value < 10_000_000 ? `${whole.format(value / 1e3)}k` : `${(value / 1e6).toFixed(1)}M`;
+  return value < 1_000_000 ? `${whole.format(value / 1e3)}k` : `${(value / 1e6).toFixed(1)}M`;
 }
 
 export function milliseconds(value) {

@@ -29,6 +29,7 @@ from sparrowmq.store.connection import authenticated, connect
 from sparrowmq.store.jobs import JobReader
 from sparrowmq.store.keeper import Keeper
 from sparrowmq.store.lease import Lease, leader
+from sparrowmq.store.listener import Listener
 from sparrowmq.store.registry import AssistantRecord, Registry, SchedulerRecord, StoreThread, WorkerRecord
 from sparrowmq.store.watcher import Watcher
 from tests.support.store import Posts, Said, beat, until
@@ -104,6 +105,19 @@ def test_each_role_is_registered_told_of_schedulers_and_withdrawn(allowed: Locke
     until(lambda: "scheduler-2" not in told[-1])
     thread.stop()
     until(lambda: RECORDS[role].id not in getattr(client, f"{role}s")())
+    assert said.lines == []
+
+
+def test_a_client_reads_beats_and_writes_none(allowed: Locked) -> None:
+    said = Said()
+    beats = Beats(allowed.role("worker"), entries_max=100, log=said)
+    listener = Listener(allowed.role("client"), said)
+    beats.start()
+    beats.deposit(beat(1))
+    until(lambda: [heard.beat.id for heard in listener.read() or ()] == ["worker-1"])
+    assert listener.read() == []
+    beats.stop()
+    listener.close()
     assert said.lines == []
 
 
@@ -193,7 +207,7 @@ FORBIDDEN = {
     ),
     "client": (
         "SET sq:scheduler:x 1", "SET sq:worker:x 1", "DEL sq:worker:x", "ZREM sq:workers x", "XADD sq:beats * b 1",
-        "HSET sq:job:j state done", "DEL sq:outcomes:j", "PUBLISH sq:changed x", "XREAD STREAMS sq:beats 0",
+        "HSET sq:job:j state done", "DEL sq:outcomes:j", "PUBLISH sq:changed x", "DEL sq:beats",
         "GET other",
     ),
     "assistant": (

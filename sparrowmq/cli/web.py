@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import click
@@ -21,7 +22,6 @@ from sparrowmq.cli.metrics import Endpoint, Listen
 from sparrowmq.errors import ConfigError, Unavailable, UsageError
 
 if TYPE_CHECKING:
-    from sparrowmq.config import Config
     from sparrowmq.runtime.launch import OnConnect
 
 HOST = "127.0.0.1"
@@ -54,9 +54,28 @@ def web(options: Globals, listen: Endpoint, hosts: tuple[str, ...], root_path: s
             f"--listen {listen.host}:{listen.port} can be reached from other machines, and everybody there can read it",
             hint="listen on 127.0.0.1, use security.keys, or say --insecure on a network that you trust",
         )
+    server, app = _libraries()
+    from sparrowmq.runtime import health, logs
+
+    logs.setup(loaded.log, role="web")
+    health.setup(loaded.health.file)
+    own = app.LOOPBACK if local else frozenset[str]()
+    names = own | {name.lower() for name in hosts}
     with _listener(listen, fd) as listener:
-        _serve(loaded, listener, root_path, hosts, local)
+        server.serve(listener, loaded.store, loaded.security.keys, root_path=root_path, hosts=names)
     return 0
+
+
+def _libraries() -> tuple[ModuleType, ModuleType]:
+    try:
+        from sparrowmq.web import app, server
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in NEEDED:
+            raise
+        raise UsageError(
+            "web needs starlette and uvicorn, which are not installed", hint="pip install 'sparrowmq[web]'"
+        ) from None
+    return server, app
 
 
 def _listener(listen: Endpoint, fd: int | None) -> socket.socket:
@@ -78,24 +97,6 @@ def _listener(listen: Endpoint, fd: int | None) -> socket.socket:
 
 def _bound(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=128)
-
-
-def _serve(loaded: Config, listener: socket.socket, root_path: str, hosts: tuple[str, ...], local: bool) -> None:
-    try:
-        from sparrowmq.web import app, server
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] not in NEEDED:
-            raise
-        raise UsageError(
-            "web needs starlette and uvicorn, which are not installed", hint="pip install 'sparrowmq[web]'"
-        ) from None
-    from sparrowmq.runtime import health, logs
-
-    logs.setup(loaded.log, role="web")
-    health.setup(loaded.health.file)
-    own = app.LOOPBACK if local else frozenset[str]()
-    names = own | {name.lower() for name in hosts}
-    server.serve(listener, loaded.store, loaded.security.keys, root_path=root_path, hosts=names)
 
 
 # Beside a local cluster.

@@ -68,11 +68,6 @@ class Feed:
                 self._made_s = now
             return self._frame
 
-    @property
-    def reads(self) -> bool:
-        """Whether it reads: somebody has asked lately."""
-        return self._reading is not None
-
     def close(self) -> None:
         """End the threads; they may take a moment for it."""
         with self._frames:
@@ -159,16 +154,15 @@ class Feed:
     # -- the beats
 
     def _listen_on(self, done: threading.Event) -> None:
-        listener = Listener(self._store, logs.emit)
-        try:
+        with contextlib.closing(Listener(self._store, logs.emit)) as listener:
             while not done.is_set():
                 began = time.monotonic()
-                heard = listener.read()
+                try:
+                    heard = listener.read()
+                except Exception:  # without beats the page is still worth something
+                    logs.emit("error", "reading the heartbeats failed", {"error": traceback.format_exc(limit=TRACE)})
+                    heard, began = None, began + RETRY_S
                 if heard is not None:
                     with self._lock:
                         self._view.heard(self._clock(), heard)
                 done.wait(max(listener.wait_s, began + LISTEN_S - time.monotonic()))
-        except Exception:
-            logs.emit("error", "reading the heartbeats failed", {"error": traceback.format_exc(limit=TRACE)})
-        finally:
-            listener.close()

@@ -25,6 +25,7 @@ LOST_MAX: Final = 5000  # tasks of one death
 ASKED_MAX: Final = 8  # jobs whose tasks are asked for at once
 ASK_S: Final = 60.0  # for so long after a death its tasks are asked for
 ASK_AGAIN_S: Final = 1.0
+FRESH_S: Final = 5.0  # so long after a death, or a suspicion, tasks that are placed again may have been lost with it
 SLACK: Final = 100  # tasks that may have been placed since the last reading
 LATE_S: Final = 2.0  # losses that a scheduler tells so long before the page has heard of the death belong to it
 _LAUNCHES: Final = ("launched", "hedged", "adopted")
@@ -152,7 +153,12 @@ class Incidents:
     # -- the tasks that were lost
 
     def relaunched(self, now: float, found: Iterable[Relaunch]) -> None:
-        """Tasks of these jobs had to be placed again: ask which."""
+        """Tasks of these jobs had to be placed again: ask which, where somebody has just died.
+
+        At other times they were given back by workers that had something else to do.
+        """
+        if not any(now - incident.noticed_s <= FRESH_S for incident in self._all()):
+            return
         for job, placed, tasks in found:
             if job in self._wanted or len(self._wanted) < ASKED_MAX:
                 end = min(tasks, placed + SLACK)

@@ -253,6 +253,23 @@ def test_a_cluster_that_is_not_there_is_said_and_ends_nothing() -> None:
         assert page.process.wait(WAIT_S) == 0
 
 
+def test_it_ends_in_order_though_somebody_listens(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive = tmp_path / "alive"
+    monkeypatch.setenv("SPARROWMQ_HEALTH_FILE", str(alive))
+    with serving(cluster) as page:
+        stream = events(page)
+        next(stream)
+        until(alive.exists, WAIT_S)
+        page.process.send_signal(signal.SIGTERM)
+        list(stream)  # it ends, and without an error
+        assert page.process.wait(WAIT_S) == 0
+        assert page.process.stderr is not None
+        assert page.process.stderr.read() == ""
+        assert not alive.exists()
+
+
 def test_with_keys_the_page_reads_as_a_client_does(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     assert main(["keys", "new", "--dir", str(keys), "-o", "quiet"]) == 0

@@ -259,11 +259,18 @@ def test_losses_of_another_time_belong_to_no_death() -> None:
     assert card(view)["tasks_lost"] == 0
 
 
+def test_tasks_that_are_placed_again_while_nobody_dies_are_not_asked_for() -> None:
+    view = looked("w1")
+    view.read(NOW + 1, reading(status("w1", held=[job()]), nodes=[node("w1")]))
+    view.read(NOW + 2, reading(status("w1", held=[job(relaunches=5)]), nodes=[node("w1")]))
+    assert view.questions(NOW + 2) == []
+
+
 def test_of_a_large_job_those_tasks_are_asked_for_that_were_placed_last() -> None:
     view = View()
     view.read(NOW, reading(status("w1", held=[job(tasks=90_000, unplaced=40_000, launched=50)]), nodes=[node("w1")]))
     again = job(tasks=90_000, unplaced=39_990, launched=50, relaunches=5)
-    view.read(NOW + 1, reading(status("w1", held=[again]), nodes=[node("w1")]))
+    view.read(NOW + 1, reading(status(held=[again]), nodes=[node("w1")]))
     ((name, indices),) = view.questions(NOW + 1)
     assert (name, indices) == ("j1", range(49_110, 50_110))
     assert len(indices) == limits.TASK_ROWS_MAX

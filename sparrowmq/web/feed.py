@@ -32,7 +32,7 @@ from sparrowmq.web.view import View
 READ_S: Final = 0.5
 LISTEN_S: Final = 0.2
 FRAME_S: Final = 0.2  # a snapshot is good for so long, whoever asks
-ANSWER_S: Final = 1.0  # a scheduler that has not answered by then is left out
+ANSWER_S: Final = 1.0  # a scheduler that has not answered by then is left out, and so is Redis
 CONNECT_S: Final = 2.0
 RETRY_S: Final = 1.0
 IDLE_S: Final = 10.0  # after the last question
@@ -44,6 +44,12 @@ class Feed:
 
     def __init__(self, store: StoreSettings, keys: str, view: View, clock: Callable[[], float] = time.time) -> None:
         self._store = store
+        # A Redis that hangs must not make the schedulers' answers look old.
+        self._hasty = msgspec.structs.replace(
+            store,
+            connect_timeout_s=min(store.connect_timeout_s, ANSWER_S),
+            reply_timeout_s=min(store.reply_timeout_s, ANSWER_S),
+        )
         self._keys = keys
         self._view = view
         self._clock = clock
@@ -97,7 +103,7 @@ class Feed:
     def _read_on(self, done: threading.Event) -> None:
         while not done.is_set():
             try:
-                with self._client() as client, contextlib.closing(Registry(self._store)) as registry:
+                with self._client() as client, contextlib.closing(Registry(self._hasty)) as registry:
                     self._read_with(client, registry, done)
             except SparrowError as error:
                 self._fail(str(error))
@@ -137,7 +143,7 @@ class Feed:
     def _look_up(self, registry: Registry, reading: Reading) -> Reading:
         """Add what Redis tells of the assistants."""
         assistants = registry.assistants()
-        holder, _ = lease.leader(self._store)
+        holder, _ = lease.leader(self._hasty)
         leader = next((id for id, record in assistants.items() if holder == f"{id}:{record.incarnation}"), "")
         reports = []
         for id, told in registry.reports([leader] if leader else assistants).items():

@@ -27,7 +27,8 @@ ASK_S: Final = 60.0  # for so long after a death its tasks are asked for
 ASK_AGAIN_S: Final = 1.0
 FRESH_S: Final = 5.0  # so long after a death, or a suspicion, tasks that are placed again may have been lost with it
 SLACK: Final = 100  # tasks that may have been placed since the last reading
-LATE_S: Final = 2.0  # losses that a scheduler tells so long before the page has heard of the death belong to it
+GIVE_UP_S: Final = 2.0  # who finds no lost task by then asks no more
+WHY_CHARS_MAX: Final = 300
 _LAUNCHES: Final = ("launched", "hedged", "adopted")
 
 
@@ -81,7 +82,7 @@ class Incident:
         if key not in self.lost and len(self.lost) >= LOST_MAX:
             return
         self.given_up_s = min(loss.unix_s, self.given_up_s or loss.unix_s)
-        self.why = self.why or loss.detail
+        self.why = self.why or loss.detail[:WHY_CHARS_MAX]
         again_s = _again_s(task, loss)
         self.ended += key not in self.lost and again_s is None and task.state in m.STATUS_NAMES
         self.lost[key] = again_s
@@ -189,13 +190,14 @@ class Incidents:
             return
         if open_:
             wanted.indices = sorted(open_)
-        elif found or now - wanted.since_s > LATE_S:
+        elif found or now - wanted.since_s > GIVE_UP_S:
             del self._wanted[job]
 
     def _incident(self, event: m.Event) -> Incident | None:
-        """Return the death to which the loss of a task belongs: the page notices it a moment before or after."""
-        known = (one for one in self._all() if one.worker == event.worker)
-        return next((one for one in known if -ASK_S < event.unix_s - one.noticed_s < LATE_S), None)
+        """Return the death to which the loss of a task belongs: the nearest in time, as far as clocks agree."""
+        known = [one for one in self._all() if one.worker == event.worker]
+        nearest = min(known, key=lambda one: abs(event.unix_s - one.noticed_s), default=None)
+        return nearest if nearest is not None and abs(event.unix_s - nearest.noticed_s) < ASK_S else None
 
     def _all(self) -> list[Incident]:
         shown = [*self._dead, *(one for one in self._open.values() if not one.dead)]

@@ -73,6 +73,8 @@ class View:
         self._schedulers = _Source("schedulers answer", self._log)
         self._store = _Source("Redis answers", self._log)
         self._last = Reading()
+        self._report = ("", 0.0)  # whose is the last one, and when it was told there
+        self._report_s = 0.0  # when it was new here
         self._answered: set[str] | None = None
         self._running: dict[str, m.JobStatus] = {}
 
@@ -91,8 +93,7 @@ class View:
                 self._last = reading._replace(statuses=self._last.statuses)
             return
         self._schedulers.told(now)
-        report = reading.report
-        if report is not None and now - report.unix_s > REPORT_OLD_S:
+        if self._is_old(now, reading.report):
             reading = reading._replace(report=None)
         if reading.store_why:  # who leads, and what the registry says, is as it was
             before = self._last
@@ -105,6 +106,15 @@ class View:
         self._incidents.relaunched(now, relaunched)
         self._note(now, reading, changes)
         self._last = reading
+
+    def _is_old(self, now: float, report: AssistantReport | None) -> bool:
+        """Return whether nothing new has been told for long: by this clock alone, which may not be the assistant's."""
+        if report is None:
+            return False
+        told = (report.id, report.unix_s)
+        if told != self._report:
+            self._report, self._report_s = told, now
+        return now - self._report_s > REPORT_OLD_S
 
     def failed(self, now: float, why: str) -> None:
         """Nobody could be asked, for this reason."""
@@ -152,7 +162,7 @@ class View:
     def _note_jobs(self, now: float) -> None:
         over = {row.id: row for row in self._jobs.rows if row.state in ("done", "cancelled")}
         ended = [over[id] for id in self._running if id in over]
-        self._log.add_all(now, "info", [row.name or row.id for row in ended], "job is over", "jobs are over")
+        self._log.jobs_over(now, [row.name or row.id for row in ended])
         self._running = {row.id: row for row in self._jobs.rows if row.id not in over}
 
     # -- the snapshot

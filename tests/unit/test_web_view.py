@@ -433,11 +433,21 @@ def test_whatever_is_read_a_snapshot_is_bounded_and_plain(found: list[Any], beat
     assert len(snapshot["strip"]["rows"]) <= page.STRIP_MAX
     assert all(len(one["beats_ms"]) <= strip.BEATS_MAX for one in snapshot["strip"]["rows"])
     assert len(snapshot["incidents"]) <= incidents.INCIDENTS_MAX
-    assert len(snapshot["events"]) <= log.EVENTS_MAX
+    assert len(snapshot["events"]) <= log.EVENTS_MAX + log.JOBS_MAX
     assert len(snapshot["jobs"]) <= page_jobs.ROWS_MAX
     assert len(snapshot["load"]["ago_s"]) <= load.POINTS_MAX
     assert sum(snapshot["header"]["workers"].values()) == len(snapshot["tiles"]["rows"]) + snapshot["tiles"]["more"]
     assert msgspec.json.decode(msgspec.json.encode(snapshot)) == snapshot
+
+
+def test_many_short_jobs_do_not_drive_a_death_out_of_the_log() -> None:
+    view = looked("w1")
+    view.read(NOW + 1, reading(status("w1"), nodes=[node("w1", "dead")]))
+    for number in range(200):
+        for held in (job(f"j{number}"), job(f"j{number}", state="done")):
+            view.read(NOW + 1, reading(status("w1", held=[held]), nodes=[node("w1", "dead")]))
+    assert said(view)[0] == "w1 dead"
+    assert len(said(view)) == 1 + log.JOBS_MAX
 
 
 @pytest.mark.parametrize("times", [1, 40])

@@ -40,6 +40,7 @@ export function strip(canvas, found, elapsedMs) {
   const nowX = left + spanMs * scale;
   pen.font = `${Math.min(size, pitch * 0.72)}px Inter, system-ui, sans-serif`;
   pen.textBaseline = "middle";
+  pen.textRendering = "optimizeSpeed"; // no ligatures: ids are shown as they are
   rows.forEach((row, index) => beats(pen, row, index * pitch, pitch, left, at, nowX, behindMs - elapsedMs, scale));
   const bottom = rows.length * pitch;
   pen.fillStyle = "#ffffffa0";

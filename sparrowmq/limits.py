@@ -27,6 +27,7 @@ PROBE_RATIO_MAX: Final = 100.0
 TIMEOUT_S_MAX: Final = 30 * 86_400.0
 ATTEMPTS_MAX: Final = 100
 INVENTORY_MAX: Final = 200_000  # entries of a hello
+HELLO_BYTES_MAX: Final = 16 * 1024 * 1024  # of a connection's first message: all that a worker by default may hold
 STATUS_ROWS_MAX: Final = 50_000  # jobs or workers in one status
 COUNTERS_MAX: Final = 1024  # named counters in one status
 TASK_ROWS_MAX: Final = 1000  # tasks in one status

@@ -101,7 +101,7 @@ def families(reading: Reading | None) -> Iterator[GaugeMetricFamily]:
     alive = list(_alive(report.nodes))
     yield _gauge("slots", "Slots of the workers that are alive.", sum(node.slots for node in alive))
     yield _gauge("running", "Slots that are busy.", sum(node.running for node in alive))
-    queued = "Reservations and tasks in the workers' queues; late binding leaves two reservations for a task."
+    queued = "Reservations and tasks in the workers' queues; late binding leaves some reservations for each task."
     yield _gauge("queued", queued, sum(node.queued for node in alive))
     delay_s = queueing_delay_s(report.nodes)
     if delay_s is not None:

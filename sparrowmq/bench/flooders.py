@@ -6,6 +6,7 @@ Owns: what each kind sends, and its pace. Must not know: what is measured meanwh
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
 import time
@@ -42,8 +43,10 @@ KINDS: Final = (*_BYTES, *_MESSAGES)
 def flood(connection: Connection, _parent: int, kind: str, address: str, keys: str, frames: int, for_s: float) -> None:
     """Send ``frames`` to ``address``, evenly over ``for_s`` seconds, once told to; tell how many were sent.
 
-    With ``keys`` in order; kinds that are not leave them alone.
+    With ``keys`` in order; kinds that are not leave them alone. It stands for another machine, so that whoever else has
+    something to do here comes first: this process and its threads get what nobody wants of the processors.
     """
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     with contextlib.suppress(EOFError, OSError):  # whoever started this one has ended
         send = _strangers(kind, address) if kind in _BYTES else _Client(kind, address, keys).send
         connection.send("ready")

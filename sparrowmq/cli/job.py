@@ -206,14 +206,15 @@ def job_results(options: Globals, selector: str, timeout_s: float | None) -> int
 
     Durable are detached jobs and those with --durable, for as long as Redis keeps them. Exit status: as of `job wait`.
     """
-    from sparrowmq.cli import results
+    from sparrowmq.cli import kept, results
     from sparrowmq.client.attached import AttachedJob
 
     found = chosen(options, selector)
-    store = options.load_found().store
+    loaded = options.load_found()
+    owner = kept.owner(options.credentials(loaded))
     tally, printed, left = results.Tally(), list[Row](), 0
     for row in found:
-        with AttachedJob(store, row["id"]) as attached:
+        with AttachedJob(loaded.store, row["id"], owner) as attached:
             left += not attached.wait(timeout_s)
             ended = [results.row(future) for future in attached.futures()]
         tally.add(ended, len(found) > 1)

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def rows(store: StoreSettings, id: str = "", credentials: Credentials | None = None) -> list[dict[str, Any]]:
-    """Return the jobs that there are, oldest first; with ``id`` only this one.
+    """Return the jobs of this owner that there are, oldest first; with ``id`` only this one.
 
     Each has the ``scheduler`` that has it now ("nobody": none), and ``durable``. Raises Unavailable where no scheduler
     answers and Redis has no durable job.
     """
-    kept = {job.id: job for job in _kept(store, id)}
+    kept = {job.id: job for job in _kept(store, id, owner(credentials))}
     try:
         statuses: list[m.Status] = ask.statuses(store, "job" if id else "jobs", id, credentials=credentials)
     except Unavailable:
@@ -38,12 +38,17 @@ def rows(store: StoreSettings, id: str = "", credentials: Credentials | None = N
     ]
 
 
-def _kept(store: StoreSettings, id: str) -> list[KeptJob]:
+def owner(credentials: Credentials | None) -> str:
+    """Return the tag that ids of the jobs of these credentials' owner bear."""
+    return "" if credentials is None else credentials.owner
+
+
+def _kept(store: StoreSettings, id: str, owner: str) -> list[KeptJob]:
     """Return the durable jobs; none where Redis does not answer: then schedulers do not, either, or know enough."""
     from sparrowmq.store.jobs import JobReader
 
     try:
-        reader = JobReader(store)
+        reader = JobReader(store, owner)
     except ConfigError:
         return []
     try:

@@ -22,6 +22,7 @@ DIRECTORY: Final = "keys"
 ROLES: Final = ("client", "worker", "assistant")
 
 Row = dict[str, Any]
+_LOAD: Final = "Have Redis read users.acl again (ACL LOAD)."
 _DIR: Final = click.option(
     "--dir",
     "directory",
@@ -83,7 +84,8 @@ def new_keys(options: Globals, name: str | None, role: str | None, out: str | No
         keyring.load_trust(tree.root)  # there is a cluster, and nothing is wrong with its keys
         out_of = Path(out) if out else tree.root / LISTED / name
         with tree.changing():
-            row |= {"name": name, "role": role, "listed": tree.list_peer(name, role, out_of), "directory": str(out_of)}
+            listed = tree.list_peer(name, role, out_of, loaded.store.prefix)
+            row |= {"name": name, "role": role, "listed": listed, "directory": str(out_of)}
     else:
         with tree.changing():
             tree.complete(loaded.store.prefix)
@@ -103,6 +105,8 @@ def _say_new(row: Row, variable: str) -> None:
         click.echo(
             f"{row['name']} is listed as {row['role']}. Hand out this directory; its owner sets {variable} to it."
         )
+        if row["role"] == "client":
+            click.echo(f"Its jobs are its own. {_LOAD}")
     else:
         click.echo(
             f"Copy to a machine only the subdirectory of its role, and set {variable} to the directory above it.\n"
@@ -151,7 +155,7 @@ def revoke_keys(options: Globals, what: str, directory: str | None) -> int:
     """
     from sparrowmq.security.credentials import SCHEDULER, fingerprint
     from sparrowmq.security.keyring import load_trust
-    from sparrowmq.security.making import Tree
+    from sparrowmq.security.making import USERS_ACL, Tree
 
     loaded = _load(options)
     root = directory or loaded.security.keys or DIRECTORY
@@ -170,6 +174,7 @@ def revoke_keys(options: Globals, what: str, directory: str | None) -> int:
         else:
             for key, name in tree.revoke_key(what):
                 rows.append({"id": name or key, "role": "", "name": name, "key": key, "made": []})
+    user_removed = what not in ROLES and any(file.name == USERS_ACL for file in tree.made)
 
     def people() -> None:
         if not rows:
@@ -178,12 +183,14 @@ def revoke_keys(options: Globals, what: str, directory: str | None) -> int:
             if row["role"]:
                 click.echo(
                     f"{what}: a new secret and a new Redis password.\n"
-                    f"Copy {root}/{what} to its machines, start its processes again, and have Redis read users.acl "
-                    "again (ACL LOAD).\n"
-                    f"`sparrowmq keys new NAME --role {what}` puts the new password beside a listed key."
+                    f"Copy {root}/{what} to its machines, and start its processes again. {_LOAD}"
                 )
+                if what != "client":  # of whom each listed one has a password of its own
+                    click.echo(f"`sparrowmq keys new NAME --role {what}` puts the new password beside a listed key.")
             else:
                 click.echo(f"{row['name'] or row['key']} is revoked: key {fingerprint(row['key'].encode())}")
+        if user_removed:
+            click.echo(f"Its Redis user is removed. {_LOAD}")
 
     show.emit(options, rows, people)
     return 0

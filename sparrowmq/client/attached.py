@@ -18,6 +18,7 @@ from sparrowmq.client.future import Batch, Future
 from sparrowmq.client.link import Link
 from sparrowmq.errors import Unavailable, UsageError
 from sparrowmq.protocol import messages as m
+from sparrowmq.security.keyring import owner_in
 from sparrowmq.settings import StoreSettings
 
 if TYPE_CHECKING:
@@ -28,19 +29,19 @@ PATIENCE_S: Final = 30.0  # for a Redis that does not answer, or has come back w
 
 
 class AttachedJob:
-    """A durable job: its results are in Redis, whoever has submitted it and whatever became of its scheduler.
+    """A durable job of ``owner`` (`Credentials.owner`): its results are in Redis, whatever became of its scheduler.
 
     They stay for ``store.results_ttl_s`` after the job's end. Thread-safe; holds what it has read. `close` ends its
     connection to Redis, so does the end of a ``with`` block.
     """
 
-    def __init__(self, settings: StoreSettings, id: str) -> None:
+    def __init__(self, settings: StoreSettings, id: str, owner: str = "") -> None:
         from sparrowmq.store.jobs import JobReader  # redis-py loads slowly: only when needed
 
         if not isinstance(id, str) or not id or len(id) > limits.TEXT_CHARS_MAX:
             raise UsageError(f"{id!r:.80} is no job id", hint="`sparrowmq job list` shows them")
         self.id = id
-        self._reader = JobReader(settings)
+        self._reader = JobReader(settings, owner)
         self._block_s = min(BLOCK_S, settings.reply_timeout_s / 2)
         found = self._reader.find(id)
         if found is None:
@@ -183,17 +184,17 @@ def attach(
     answer.
     """
     found = source.find(target, store, keys)
-    return attached(found.store, id)
+    return attached(found.store, id, owner_in(found.keys, m.CLIENT))
 
 
-def attached(store: StoreSettings | None, id: str) -> AttachedJob:
+def attached(store: StoreSettings | None, id: str, owner: str) -> AttachedJob:
     """As `attach`; ``store`` None: there is no Redis."""
     if store is None:
         raise UsageError(
             f"job {id!r:.80} cannot be looked up: this client knows the addresses of schedulers, and no Redis",
             hint="results of durable jobs are in Redis: connect with its URL, redis://host:6379/0",
         )
-    return AttachedJob(store, id)
+    return AttachedJob(store, id, owner)
 
 
 def row(job: KeptJob) -> m.JobStatus:

@@ -272,7 +272,10 @@ class Client(Submitter):
         return [told.status for told in self._connection.inquire(question, timeout_s)]
 
     def job(self, id: str) -> JobHandle:
-        """Return a handle of any job of the cluster, by its id or the beginning of it.
+        """Return a handle of any job of this client's owner, by its id or the beginning of it.
+
+        Those who share the clients' secret are one owner, as are all where there are no keys; each listed key is
+        another. So it is with `attach` and `jobs`: what is another owner's does not exist here.
 
         Raises UsageError where a beginning fits no job, or several.
         """
@@ -283,7 +286,7 @@ class Client(Submitter):
 
         Raises UsageError where Redis does not know it, or where this client knows no Redis.
         """
-        return attached.attached(self._connection.store, id)
+        return attached.attached(self._connection.store, id, self._connection.owner)
 
     def jobs(self) -> list[m.JobStatus]:
         """Return the ledgers of all jobs that the schedulers know, also of finished ones, oldest first."""

@@ -54,6 +54,7 @@ class Connection:
         self.answer_timeout_s = settings.connect_timeout_s
         self.unavailable_after_s = settings.unavailable_after_s
         self.credentials = load_credentials(source.keys, m.CLIENT) if source.keys else None
+        self.owner = self.credentials.owner if self.credentials is not None else ""  # that ids of its jobs bear
         self.store = source.store  # where durable jobs are kept, None where no Redis is known
         self._source = source
         self._context = new_context()
@@ -128,7 +129,7 @@ class Connection:
 
     def new_id(self) -> str:
         """See `link.Link`."""
-        return ids.job_id(time.time_ns() // 1_000_000, self.rng)
+        return ids.job_id(time.time_ns() // 1_000_000, self.rng, self.owner)
 
     def submit(self, jobs: Sequence[tuple[m.Submit, Sink]], *, flight: bool = False) -> None:
         """See `link.Link`. What many calls and threads submit wakes the loop once."""

@@ -1,4 +1,4 @@
-"""Jobs by their id: detached ones, other clients', those of yesterday.
+"""Jobs by their id: detached ones, other clients' of the same owner, those of yesterday.
 
 Owns: `JobHandle`, and `Detached`, the view of a client whose jobs outlive it. Must not know: futures, or how a
 scheduler is reached.
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
-from sparrowmq import limits
+from sparrowmq import ids, limits
 from sparrowmq.client import attached, ledger, options as opts, submission
 from sparrowmq.client.attached import AttachedJob
 from sparrowmq.client.link import Told
@@ -24,14 +24,13 @@ if TYPE_CHECKING:
     from sparrowmq.store.jobs import KeptJob
 
 QUERY_TIMEOUT_S: Final = 1.0
-ID_CHARS: Final = 20
 TAKE_OVER_S: Final = 10.0
 _POLL_S_MIN: Final = 0.005
 _POLL_S_MAX: Final = 0.5
 
 
 class JobHandle:
-    """A job of the cluster, by its id.
+    """A job of the cluster, by its id. Of another owner's job (ids.py) nobody tells anything: it is unknown.
 
     Results went, or go, to the client that sent it; those of a durable job are in Redis besides (`attach`).
     """
@@ -123,7 +122,7 @@ class JobHandle:
 
     def attach(self) -> AttachedJob:
         """Return the durable job: its results, from Redis. Raises UsageError where Redis has none with this id."""
-        return attached.attached(self._connection.store, self.id)
+        return attached.attached(self._connection.store, self.id, self._connection.owner)
 
     @property
     def durable(self) -> bool:
@@ -136,7 +135,7 @@ class JobHandle:
             return None
         from sparrowmq.store.jobs import JobReader
 
-        reader = JobReader(self._connection.store)
+        reader = JobReader(self._connection.store, self._connection.owner)
         try:
             return reader.find(self.id)
         finally:
@@ -191,9 +190,10 @@ def find(connection: Connection, text: str) -> JobHandle:
 
     Raises UsageError where a prefix fits no job, or several.
     """
+    full = ids.JOB_CHARS + len(f".{connection.owner}" if connection.owner else "")
     if not isinstance(text, str) or not text or len(text) > limits.TEXT_CHARS_MAX:
-        raise UsageError(f"{text!r:.80} is no job id", hint=f"give an id of {ID_CHARS} characters, or its beginning")
-    if len(text) >= ID_CHARS:
+        raise UsageError(f"{text!r:.80} is no job id", hint=f"give an id of {full} characters, or its beginning")
+    if len(text) >= full:
         return JobHandle(connection, text)
     told = connection.inquire(m.Query(1, "job", text), QUERY_TIMEOUT_S)
     found = [row.id for row in ledger.jobs(answer.status for answer in told) if row.id.startswith(text)]

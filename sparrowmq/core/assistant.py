@@ -43,6 +43,7 @@ class Arrival(NamedTuple):
 class NodeReport(msgspec.Struct, frozen=True):
     """One node as the assistant sees it.
 
+    ``queued``: reservations and tasks that wait there; of a scheduler, tasks that wait for its reservations' turns.
     ``wait_ms`` is how long a task submitted now would wait at this worker. None: it takes none, no task has ended
     there yet, or it is a scheduler.
     """

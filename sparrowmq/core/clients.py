@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from sparrowmq import limits
+from sparrowmq import ids, limits
 from sparrowmq.core import report
 from sparrowmq.core.claims import Claims
 from sparrowmq.core.durable import FENCED, Durable
@@ -55,11 +55,12 @@ class Clients:
             self.forget(now, client, "its client was restarted")
             client = None
         if client is None:
-            client = state.clients[hello.id] = Client(hello.id, hello.incarnation, peer, key=whose(hello))
+            client = Client(hello.id, hello.incarnation, peer, key=whose(hello), owner=hello.owner)
+            state.clients[hello.id] = client
         client.peer, client.gone_at, client.connection, client.asked = peer, None, hello.connection, 0
         client.warned, client.knows, client.excused = 0, False, 0
         state.peers[peer] = client
-        wanted = set(hello.jobs)
+        wanted = set(filter(client.owns, hello.jobs))
         for job_id in sorted(client.jobs - wanted):
             self._give_up(now, client, state.jobs[job_id], "its client has moved it elsewhere")
         known = (client.jobs | {outcome.job for outcome in client.outbox} | state.book.of(client.id)) & wanted
@@ -93,7 +94,8 @@ class Clients:
     def submit(self, now: float, client: Client, submit: m.Submit) -> None:
         """Take a job, or say why not. The same job again is the same job; a later epoch replaces it."""
         state = self._state
-        known = state.jobs.get(submit.job)
+        foreign = state.is_foreign(client, submit.job)
+        known = None if foreign else state.jobs.get(submit.job)
         if known is not None and known.client == client.id:
             if submit.epoch == known.epoch:
                 self._accept(now, client, known)
@@ -101,7 +103,7 @@ class Clients:
             if submit.epoch < known.epoch:
                 state.send(client.peer, m.Stale(known.id, known.epoch))
                 return
-        if submit.detached and known is None:
+        if submit.detached and known is None and not foreign:
             over = state.history.finished.get(submit.job)
             if over is not None and over.client == client.id and over.epoch == submit.epoch:
                 self._accept(now, client, over)  # it ended before its client had the answer
@@ -135,7 +137,7 @@ class Clients:
     def saved(self, now: float, waiting: Waiting, error: str, epoch: int, outcomes: Sequence[m.Outcome]) -> None:
         """The store has a submission now, and ``outcomes`` of its earlier epochs, or says why not."""
         state, submit = self._state, waiting.submit
-        client = state.clients.get(waiting.client)  # who may have gone: the job goes on
+        client = state.client_of(waiting.client, submit.job)  # who may have gone: the job goes on
         known = state.jobs.get(submit.job)
         if error:
             if error != FENCED:
@@ -183,8 +185,8 @@ class Clients:
         if keep is not None:
             self._durable.entered(now)
         state.jobs[job.id] = job
-        client = state.clients.get(client_id)
-        job.payer = client_id if client is None else client.key
+        client = state.client_of(client_id, job.id)
+        job.payer = ids.owner_of(job.id) or (client_id if client is None else client.key)  # a listed key's for good
         if not job.detached:
             if client is not None:
                 client.jobs.add(job.id)
@@ -223,6 +225,8 @@ class Clients:
     def _refusal(self, client: Client, submit: m.Submit, known: Job | None) -> m.Rejected | None:
         """Return why this job cannot be taken, or None."""
         state = self._state
+        if not client.owns(submit.job):  # whether it is known here or not: a higher epoch would take it over anywhere
+            return _forbidden(client, submit)
         if known is not None and known.client != client.id:
             return m.Rejected(submit.job, submit.epoch, "conflict", f"another client has a job {submit.job}")
         spec = submit.spec
@@ -296,7 +300,8 @@ class Clients:
     def recall(self, now: float, client: Client, message: m.Recall) -> None:
         """Cancel what has not started: here at once, at workers as soon as they have given it back."""
         state = self._state
-        job = self._own_job(client, message.job, message.epoch)
+        foreign = state.is_foreign(client, message.job)
+        job = None if foreign else self._own_job(client, message.job, message.epoch)
         if job is None or len(self._recalls) >= RECALLS_MAX or not message.indices:
             state.send(client.peer, m.Returned(message.request, message.job, message.epoch, []))
             return
@@ -338,15 +343,17 @@ class Clients:
         job = self._state.jobs.get(recall.job)
         if job is not None and job.keep is not None and self._durable.promise(job.keep, recall.client, answer):
             return
-        client = self._state.clients.get(recall.client)
+        client = self._state.client_of(recall.client, recall.job)
         if client is not None:
             self._state.send(client.peer, answer)
 
     def kill(self, now: float, client: Client, message: m.Kill) -> None:
-        """End tasks, running ones too, of anybody's job; their outcome is what the worker reports, mostly `cancelled`.
+        """End tasks, running ones too; their outcome is what the worker reports, mostly `cancelled`.
 
-        Whoever knows a job's full id and epoch may end it.
+        Whoever is of the job's owner and knows its full id and epoch may end it.
         """
+        if self._state.is_foreign(client, message.job):
+            return
         job = self._state.jobs.get(message.job)
         if job is None or job.epoch != message.epoch:
             return
@@ -368,7 +375,7 @@ class Clients:
         if worker is not None and worker.peer is not None:
             state.send(worker.peer, message)
             rows = [report.worker_status(worker, report.reservations(state).get(worker.id, 0))]
-        state.send(client.peer, report.status(state, now, message, rows))
+        state.send(client.peer, report.status(state, now, message, client.owner, rows))
 
     def _give_up(self, now: float, client: Client, job: Job, why: str) -> None:
         """The client does not wait for this job: it ends, unless it is durable. If it was moved, the store knows."""
@@ -394,6 +401,12 @@ class Clients:
 def whose(hello: m.Hello) -> str:
     """Return by whose limits a client goes: the fingerprint of its key or, where there are no keys, its id."""
     return hello.key or hello.id
+
+
+def _forbidden(client: Client, submit: m.Submit) -> m.Rejected:
+    may = f"end in .{client.owner}" if client.owner else "have no dot: its key is not listed"
+    detail = f"job {submit.job[:80]!r} would be another owner's: ids of this client's jobs {may}"
+    return m.Rejected(submit.job, submit.epoch, "forbidden", detail)
 
 
 def _size(submit: m.Submit) -> int:

@@ -44,25 +44,31 @@ class _Worker:
         """Return for how long what others have left here is expected to keep one more task from starting."""
         total = sum(self.recent.values())
         others = 1.0 - self.recent.get(scheduler, 0.0) / total if total else 1.0
-        return min(_WAIT_US_MAX, max(0, int(self._turns(others) * self.beat.service_us)))
+        ahead = others * (self.beat.running + QUEUED * self.beat.queued)
+        return min(_WAIT_US_MAX, max(0, int(self._turns(ahead) * self.beat.service_us)))
 
-    def expected_wait_us(self) -> int | None:
+    @property
+    def reservations(self) -> int:
+        """How many wait here."""
+        return max(0, self.beat.queued - self.beat.pushed)
+
+    def expected_wait_us(self, each: float) -> int | None:
         """Return for how long all that is here keeps one more task from starting; None where that cannot be told.
 
-        That is so where no task has ended yet, and where no task is taken (it drains, it has no slots).
+        That is so where no task has ended yet, and where no task is taken (it drains, it has no slots). ``each``: how
+        many tasks a reservation stands for.
         """
         beat = self.beat
         if beat.draining or not beat.slots:
             return None
-        turns = self._turns(1.0)
+        turns = self._turns(beat.running + beat.pushed + each * self.reservations)
         if turns <= 0.0:
             return 0
         return min(_WAIT_US_MAX, int(turns * beat.service_us)) if beat.service_us else None
 
-    def _turns(self, part: float) -> float:
-        """Return for how many service times one more task waits behind this part of the load; up to 0: it does not."""
-        beat = self.beat
-        return (part * (beat.running + QUEUED * beat.queued) - beat.slots + 1) / max(1, beat.slots)
+    def _turns(self, ahead: float) -> float:
+        """Return for how many service times one more task waits behind so many others; up to 0: it does not."""
+        return (ahead - self.beat.slots + 1) / max(1, self.beat.slots)
 
 
 @dataclass(slots=True, eq=False)
@@ -83,6 +89,8 @@ class Hinting:
         self._ring: list[str] | None = []  # workers in an order that has nothing to do with their names
         self._shares: dict[str, list[str]] | None = None  # at ``_shared_s``; None: something has changed since
         self._shared_s = 0.0
+        self._reservations = 0  # at all workers ...
+        self._wanted = 0  # ... and how many tasks they stand for, by the schedulers
 
     def observe(self, now: float, beat: Beat) -> None:
         """A worker or a scheduler has beaten."""
@@ -95,10 +103,13 @@ class Hinting:
     def _observe_worker(self, beat: Beat) -> None:
         worker = self._workers.get(beat.id)
         if worker is None:
-            self._workers[beat.id] = _Worker(beat, {id: float(count) for id, count in beat.probes.items()})
+            worker = self._workers[beat.id] = _Worker(beat, {id: float(count) for id, count in beat.probes.items()})
+            self._reservations += worker.reservations
             self._ring = None
             return
+        self._reservations -= worker.reservations
         before, worker.beat = worker.beat, beat
+        self._reservations += worker.reservations
         kept = _kept(before, beat, RECENT_S)
         counts = _counts(before, beat)
         worker.recent = {id: kept * worker.recent.get(id, 0.0) + count for id, count in counts.items()}
@@ -110,6 +121,8 @@ class Hinting:
             count = beat.probes.get(beat.id, 0)
         else:
             count = _counts(scheduler.beat, beat).get(beat.id, 0)
+            self._wanted -= scheduler.beat.queued
+        self._wanted += beat.queued
         kept = _kept(scheduler.beat, beat, DEMAND_S)
         scheduler.demand = kept * scheduler.demand + count / DEMAND_S
         scheduler.beat = beat
@@ -119,14 +132,24 @@ class Hinting:
     def forget(self, node: str) -> None:
         """This worker or scheduler is gone."""
         self._shares = None
-        if self._workers.pop(node, None) is not None:
+        worker = self._workers.pop(node, None)
+        if worker is not None:
+            self._reservations -= worker.reservations
             self._ring = None
-        self._schedulers.pop(node, None)
+        scheduler = self._schedulers.pop(node, None)
+        if scheduler is not None:
+            self._wanted -= scheduler.beat.queued
 
     def expected_wait_us(self, worker: str) -> int | None:
         """Return for how long one more task, of anybody's, would wait at this worker; None where nobody can tell."""
         known = self._workers.get(worker)
-        return known.expected_wait_us() if known is not None else None
+        return known.expected_wait_us(self._tasks_each()) if known is not None else None
+
+    def _tasks_each(self) -> float:
+        """Return how many tasks a reservation stands for: fewer and fewer, the more of a job's tasks are placed."""
+        if not self._schedulers:  # none beats: nobody can tell
+            return QUEUED
+        return min(1.0, self._wanted / self._reservations) if self._reservations else 0.0
 
     def hints(self, now: float, scheduler: str, term: int) -> m.Hints | None:
         """Return what this scheduler is to know now; None where it does not place by hints."""

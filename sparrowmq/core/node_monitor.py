@@ -393,7 +393,7 @@ class NodeMonitor:
         return Beat(
             m.WORKER, self.id, self.incarnation, sequence, round(self.settings.beat_interval_s * 1e3),
             len(place.slots), place.running(), min(place.waiting(), limits.INT_MAX), int(place.recent_s() * 1e6),
-            probes, self.draining, leaving,
+            probes, self.draining, leaving, place.queue.tasks,
         )  # fmt: skip
 
     def _due_unanswered(self, now: float, scheduler: str) -> None:

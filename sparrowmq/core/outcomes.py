@@ -152,7 +152,7 @@ class Outcomes:
         first = next(iter(keep.held), 0)
         while keep.promises and (not first or keep.promises[0].token < first):
             promise = keep.promises.pop(0)
-            client = self._state.clients.get(promise.client)
+            client = self._state.client_of(promise.client, promise.answer.job)
             if client is not None:
                 self._state.send(client.peer, promise.answer)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from sparrowmq import ids
 from sparrowmq.core.effects import Peer
 from sparrowmq.core.outbox import Outbox
 from sparrowmq.protocol import messages as m
@@ -65,10 +66,15 @@ class Client:
     knows: bool = False  # ... and whether it has answered that: what it submits too soon now, it does knowingly ...
     excused: int = 0  # ... but for so many of those that wait, which came before the answer
     key: str = ""  # whose limits it goes by: the fingerprint of its key, or its id where there are no keys
+    owner: str = ""  # the tag of the jobs that are its business (ids.py)
     spent: int = 0  # of its share of this turn
     waiting: deque[m.AnyMessage] = field(default_factory=deque)  # what came when its share was used up
     waiting_bytes: int = 0
     questions: int = 0  # of those that wait
+
+    def owns(self, job_id: str) -> bool:
+        """Whether a job with this id is the client's business: to it, no other owner's job exists."""
+        return ids.owner_of(job_id) == self.owner
 
 
 @dataclass(slots=True)

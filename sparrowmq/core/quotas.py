@@ -45,7 +45,7 @@ class Quota:
 
     def wait_s(self, now: float, key: str) -> float:
         """Return how long it is until this key has anything left; 0.0: it has."""
-        if not self.rate_per_s:
+        if not self.rate_per_s or key not in self._buckets:  # nobody is remembered for having asked
             return 0.0
         left = self._bucket(now, key).left
         return 0.0 if left >= _ONE else (1.0 - left) / self.rate_per_s

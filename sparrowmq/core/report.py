@@ -1,6 +1,6 @@
 """What a scheduler tells about itself: rows of `Status`, built on request only.
 
-Owns: how records become status rows. Must not know: who asked.
+Owns: how records become status rows, and that nobody sees jobs of another owner. Must not know: who asked.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from sparrowmq import ids
 from sparrowmq.core.job import Job
 from sparrowmq.core.peers import Worker
 from sparrowmq.core.state import State
@@ -84,9 +85,16 @@ def failure(kind: str, message: str) -> bytes:
 
 
 def status(
-    state: State, now: float, query: m.Query | m.Subscribe | m.Drain, workers: Sequence[m.WorkerStatus] = ()
+    state: State,
+    now: float,
+    query: m.Query | m.Subscribe | m.Drain,
+    owner: str,
+    workers: Sequence[m.WorkerStatus] = (),
 ) -> m.Status:
-    """Return the answer to a query: what it asked for, beside the counters, and ``workers``."""
+    """Return the answer to a query: what it asked for, beside the counters, and ``workers``.
+
+    Of jobs and their tasks it shows those of this ``owner``. Workers and counters are those of the whole scheduler.
+    """
     what = "" if isinstance(query, m.Drain) else query.what
     jobs: list[m.JobStatus] = []
     tasks: list[m.TaskStatus] = []
@@ -96,14 +104,14 @@ def status(
             job_status(job, state.unix_offset_s)
             for table in (state.history, state.jobs.values())
             for job in table
-            if job.id.startswith(prefix)
+            if job.id.startswith(prefix) and ids.owner_of(job.id) == owner
         ]
     elif what in ("workers", "summary", "recent"):
         left = reservations(state)
         workers = [worker_status(worker, left.get(worker.id, 0)) for worker in state.workers.values()]
         if what == "recent":
-            jobs = [job_status(job, state.unix_offset_s) for job in _recent(state)]
-    elif isinstance(query, m.Query):
+            jobs = [job_status(job, state.unix_offset_s) for job in _recent(state, owner)]
+    elif isinstance(query, m.Query) and ids.owner_of(query.job) == owner:
         tasks = _tasks(state, query)
     return m.Status(
         query.request,
@@ -119,10 +127,11 @@ def status(
     )
 
 
-def _recent(state: State) -> Iterator[Job]:
-    """Yield the newest jobs: who looks twice a second has no use for a thousand that are over."""
-    over = islice(reversed(state.history.finished.values()), RECENT_OVER)
-    return chain(over, islice(reversed(state.jobs.values()), RECENT_OPEN))
+def _recent(state: State, owner: str) -> Iterator[Job]:
+    """Yield the newest jobs of an owner: who looks twice a second has no use for a thousand that are over."""
+    over = (job for job in reversed(state.history.finished.values()) if ids.owner_of(job.id) == owner)
+    here = (job for job in reversed(state.jobs.values()) if ids.owner_of(job.id) == owner)
+    return chain(islice(over, RECENT_OVER), islice(here, RECENT_OPEN))
 
 
 def reservations(state: State) -> dict[str, int]:

@@ -38,6 +38,8 @@ from sparrowmq.protocol.codec import version_error
 from sparrowmq.settings import SchedulerSettings
 
 SENT_AWAY_S: Final = 10.0  # so long a key that was sent away for asking too much is not let in again
+FEW_JOBS: Final = 500  # beyond, their tasks are not counted for each beat ...
+SELDOM: Final = 10  # ... but for each tenth: 10,000 jobs take milliseconds
 TERM_AHEAD_S: Final = 86_400.0  # of this clock: a term beyond would keep every assistant out that comes later
 
 
@@ -84,6 +86,7 @@ class Scheduler:
         self._thawed = False  # since the last tick
         self._began = 0.0
         self._beats = 0
+        self._wanted = 0  # tasks that reservations stand for, when they were counted last
         self._from_worker: dict[type, Callable[[float, Worker, Any], None]] = {
             m.Request: self._workers.request,
             m.Result: self._workers.result,
@@ -102,7 +105,7 @@ class Scheduler:
             m.Recall: self._clients.recall,
             m.Kill: self._clients.kill,
             m.Drain: self._clients.drain,
-            m.Follow: lambda now, client, message: self._transcripts.follow(now, client.peer, message),
+            m.Follow: self._transcripts.follow,
             m.Goodbye: self._on_client_leaves,
             m.Query: self._statuses.asked,
             m.Subscribe: self._statuses.subscribed,
@@ -144,6 +147,8 @@ class Scheduler:
         deadline = self.state.timers.next()
         if deadline is not None and now - deadline > self._thaw_s and not self._thawed:
             self._thaw(now)
+        if peer in self._sent_away:  # what else it has said in the same breath, another hello too, is not answered
+            return
         kind = type(message)
         if kind is m.Hello:
             self._on_hello(now, peer, cast(m.Hello, message))
@@ -161,8 +166,7 @@ class Scheduler:
         elif type(sender) is Advisor:
             handler = self._from_advisor.get(kind)
         else:
-            if peer not in self._sent_away:  # what else it has said in the same breath is not answered
-                self._refuse(peer, "no_hello", f"{kind.__name__.lower()} before the hello, or after the goodbye")
+            self._refuse(peer, "no_hello", f"{kind.__name__.lower()} before the hello, or after the goodbye")
             return
         if handler is not None:
             handler(now, cast(Any, sender), message)
@@ -323,9 +327,8 @@ class Scheduler:
             return "busy", f"clients of this key were sent away by {self.id} for asking too much; wait {barred_s:.1f} s"
         if known is None and have >= limit:
             return "busy", f"{have:,} {hello.role}s are connected: the limit of {self.id}"
-        if isinstance(known, Client) and known.key != whose(
-            hello
-        ):  # its jobs, and their outcomes, are for its key only
+        if isinstance(known, Client) and (known.key, known.owner) != (whose(hello), hello.owner):
+            # Its jobs, and their outcomes, are for its key only; one that was listed since has other jobs.
             return "identity_conflict", f"{hello.id} is known by another key"
         if known is not None and hello.incarnation < known.incarnation:
             return "identity_conflict", f"{hello.id} has been seen with a later incarnation"
@@ -386,14 +389,16 @@ class Scheduler:
         number = int((now - self._began) / interval_s + 1e-6)
         state.timers.add(self._began + (number + 1) * interval_s, ("beat",))
         self._beats = number
+        if len(state.jobs) <= FEW_JOBS or number % SELDOM == 0:
+            jobs = (job for job in state.jobs.values() if job.reserved_total)
+            self._wanted = sum(min(job.needed, job.reserved_total) for job in jobs)
         state.effects.append(Deposit(self._beat(number + 1)))
 
     def _beat(self, sequence: int, *, leaving: bool = False) -> Beat:
         interval_ms = round(self.state.settings.beat_interval_s * 1e3)
-        draining = self.state.draining
         return Beat(
-            m.SCHEDULER, self.id, self.incarnation, sequence, interval_ms, probes={self.id: self._placer.assisted},
-            draining=draining, leaving=leaving,
+            m.SCHEDULER, self.id, self.incarnation, sequence, interval_ms, queued=self._wanted,
+            probes={self.id: self._placer.assisted}, draining=self.state.draining, leaving=leaving,
         )  # fmt: skip
 
     def _on_ping(self, now: float, sender: Worker | Client | Advisor, message: m.Ping) -> None:

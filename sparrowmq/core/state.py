@@ -61,6 +61,18 @@ class State:
         """Return a job by its full id, unfinished or of the history; None if it is not known."""
         return self.jobs.get(job_id) or self.history.finished.get(job_id)
 
+    def client_of(self, client_id: str, job_id: str) -> Client | None:
+        """Return the client with this id; None where it has gone, or where another owner goes by its id now."""
+        client = self.clients.get(client_id)
+        return client if client is not None and client.owns(job_id) else None
+
+    def is_foreign(self, client: Client, job_id: str) -> bool:
+        """Whether the client wants something done to a job of another owner, known here or not; it is counted."""
+        if client.owns(job_id):
+            return False
+        self.count("foreign")
+        return True
+
     def send(self, peer: Peer | None, message: m.AnyMessage) -> None:
         """Send to a peer; to one whose connection is gone, nothing: its next hello settles what it missed."""
         if peer is not None:

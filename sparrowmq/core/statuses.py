@@ -65,6 +65,6 @@ class Statuses:
             self._state.timers.add(now + INTERVAL_S, ("status",))
 
     def _tell(self, now: float, client: Client, question: m.Query | m.Subscribe) -> None:
-        status = report.status(self._state, now, question)
+        status = report.status(self._state, now, question, client.owner)
         self._turns.looked_at(now, client, len(status.jobs) + len(status.workers) + len(status.tasks))
         self._state.send(client.peer, status)

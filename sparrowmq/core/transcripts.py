@@ -17,6 +17,7 @@ from typing import Final
 from sparrowmq import limits
 from sparrowmq.core.effects import Peer
 from sparrowmq.core.job import Job
+from sparrowmq.core.peers import Client
 from sparrowmq.core.state import State
 from sparrowmq.protocol import messages as m
 
@@ -148,10 +149,12 @@ class Transcripts:
 
     # -- those who follow
 
-    def follow(self, now: float, peer: Peer, message: m.Follow) -> None:
+    def follow(self, now: float, client: Client, message: m.Follow) -> None:
         """Send what is kept of a job, and go on with what comes if that is wanted and the job is not over."""
-        state = self._state
-        job = state.job(message.job)
+        state, peer = self._state, client.peer
+        if peer is None:
+            return  # it has left meanwhile
+        job = state.job(message.job) if client.owns(message.job) else None
         if job is None:
             state.send(peer, m.Followed(message.request, message.job, ""))
             return

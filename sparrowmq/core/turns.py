@@ -165,11 +165,12 @@ class Turns:
         if kind is m.Submit:
             cost += cast(m.Submit, message).count // TASKS_PER_ROW
         elif kind is m.Kill or kind is m.Recall:
-            tasks = self._tasks(cast("m.Kill | m.Recall", message))
+            tasks = self._tasks(client, cast("m.Kill | m.Recall", message))
             cost += tasks
             self._rows.take(now, client.key, tasks / TASKS_PER_ROW)
         elif kind is m.Follow:
-            job = self._state.job(cast(m.Follow, message).job)
+            followed = cast(m.Follow, message).job
+            job = self._state.job(followed) if client.owns(followed) else None
             size = len(job.transcript) if job is not None and job.transcript is not None else 0
             self._rows.take(now, client.key, 1 + size / BYTES_PER_ROW)
         if not client.spent:
@@ -177,10 +178,11 @@ class Turns:
         client.spent += cost
         return cost
 
-    def _tasks(self, message: m.Kill | m.Recall) -> int:
+    def _tasks(self, client: Client, message: m.Kill | m.Recall) -> int:
         if message.indices:
             return len(message.indices)
-        job = self._state.jobs.get(message.job)
+        # Of another owner's job: what it costs would tell how large that is.
+        job = self._state.jobs.get(message.job) if client.owns(message.job) else None
         return 0 if job is None else len(job.state)
 
 

@@ -331,7 +331,7 @@ class Workers:
         """
         job = self._state.jobs.get(message.job)
         if job is not None and job.epoch < message.epoch < EPOCH_MAX and (job.epoch or worker.id in job.workers):
-            client = self._state.clients.get(job.client)
+            client = self._state.client_of(job.client, job.id)
             if client is not None:  # else the job is detached
                 self._state.send(client.peer, message)
             self._outcomes.abort(now, job, "another scheduler has it, at a later epoch")

@@ -21,10 +21,10 @@ class Beat(msgspec.Struct, frozen=True, array_like=True):
     """One heartbeat. ``sequence`` is the number of intervals since its incarnation began: a frozen process skips some.
 
     Load is that of a worker at the moment of the beat: ``running`` counts busy slots, ``queued`` reservations and
-    pushed tasks that wait, ``service_us`` is what tasks have lately taken (0: not known). ``probes``: reservations and
-    pushed tasks received so far from each scheduler, by its id; of a scheduler, under its own id, how many tasks it
-    has looked for places for by hints. ``leaving``: the last beat of a process that ends in
-    order.
+    pushed tasks that wait, and ``pushed`` the tasks among them; ``service_us`` is what tasks have lately taken (0: not
+    known). Of a scheduler ``queued`` is how many tasks the reservations that it has left stand for. ``probes``:
+    reservations and pushed tasks received so far from each scheduler, by its id; of a scheduler, under its own id, how
+    many tasks it has looked for places for by hints. ``leaving``: the last beat of a process that ends in order.
     """
 
     kind: Text  # "worker" or "scheduler"
@@ -39,6 +39,7 @@ class Beat(msgspec.Struct, frozen=True, array_like=True):
     probes: _Probes = {}
     draining: bool = False
     leaving: bool = False
+    pushed: Count = 0
 
 
 _decoder = msgspec.msgpack.Decoder(Beat)

@@ -276,7 +276,7 @@ def _plain(raw: Raw) -> int | str | None:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, UnicodeDecodeError):
+    if isinstance(error, UnicodeDecodeError) or "UTF-8" in str(error):  # msgspec from 0.23 on has words of its own
         return "a text is not UTF-8"
     if isinstance(error, RecursionError):
         return "nested too deeply"

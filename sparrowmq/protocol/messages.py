@@ -108,6 +108,7 @@ class Hello(Message, frozen=True, tag=1):
     jobs: Annotated[list[Text], Meta(max_length=limits.INVENTORY_MAX)] = []  # a client's unfinished jobs
     connection: Count = 0  # grows from one to the next that an incarnation makes; 0: it does not say
     key: Text = ""  # the fingerprint of its sender's key: what a sender writes here is overwritten where it arrives
+    owner: Text = ""  # the tag that its jobs' ids bear (ids.py): overwritten likewise
 
 
 class Welcome(Message, frozen=True, tag=2):

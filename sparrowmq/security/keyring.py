@@ -21,7 +21,8 @@ import msgspec
 from msgspec import Meta
 
 from sparrowmq.errors import SecurityError
-from sparrowmq.security.credentials import KEY_BYTES, ROLES, SCHEDULER, Credentials, Trust
+from sparrowmq.security import redis_acl
+from sparrowmq.security.credentials import CLIENT, KEY_BYTES, ROLES, SCHEDULER, Credentials, Trust, owner_tag
 from sparrowmq.security.pairs import looks_like_key, new_pair, public_of
 
 SERVER_KEY: Final = "server.key"
@@ -99,8 +100,20 @@ def stamp(directory: str | Path) -> object:
     return tuple(found)
 
 
+def owner_in(directory: str | Path, role: str) -> str:
+    """Return the owner's tag of a listed key in this directory, "" where there is none. Raises SecurityError."""
+    file = Path(directory) / role / PEER_KEY
+    return owner_tag(public_of(read_key(file))) if directory and _exists(file) else ""
+
+
+def redis_user(directory: str | Path, role: str) -> str:
+    """Return the name of the Redis user for what lies here: the role's, or a listed client's own."""
+    owner = owner_in(directory, role) if role == CLIENT else ""
+    return redis_acl.listed_user(owner) if owner else role
+
+
 def redis_password(directory: str | Path, role: str) -> str | None:
-    """Return the password of this role's Redis user, None where there is no file of it. Raises SecurityError."""
+    """Return the password of the `redis_user`, None where there is no file of it. Raises SecurityError."""
     file = Path(directory) / role / REDIS_PASSWORD
     return read_secret(file).decode() if _exists(file) else None
 
@@ -147,14 +160,15 @@ def read_peers(place: Path) -> list[Peer]:
         peers: list[Peer] = msgspec.convert(document.get("peer", []), Annotated[list[Peer], Meta(max_length=PEERS_MAX)])
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise SecurityError(f"{file} is no list of keys: {str(error).replace('`', '')}") from None
-    keys: set[str] = set()
+    known: set[str] = set()
     for peer in peers:
         if peer.role not in ROLES or not looks_like_key(peer.key.encode()):
             said = f"{peer.role!r} is none of {', '.join(ROLES)}" if peer.role not in ROLES else "its key is none"
             raise SecurityError(f"{file}: peer {peer.name}: {said}")
-        if peer.key in keys:
-            raise SecurityError(f"{file}: peer {peer.name}: its key is listed twice")
-        keys.add(peer.key)
+        tag = owner_tag(peer.key.encode())
+        if tag in known:  # the owner of jobs could not be told from another
+            raise SecurityError(f"{file}: peer {peer.name}: its key, or another of fingerprint {tag}, is listed twice")
+        known.add(tag)
     return peers
 
 

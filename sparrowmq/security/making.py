@@ -13,13 +13,13 @@ import fcntl
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 from sparrowmq.errors import SecurityError, UsageError
 from sparrowmq.security import keyring, redis_acl
-from sparrowmq.security.credentials import KEY_BYTES, ROLES, SCHEDULER
+from sparrowmq.security.credentials import CLIENT, KEY_BYTES, ROLES, SCHEDULER, owner_tag
 from sparrowmq.security.keyring import (
     PEER_KEY,
     PEERS,
@@ -80,15 +80,21 @@ class Tree:
             self._write(self.place / PEERS, _PEERS_HEAD)
         if not (self.place / REVOKED).exists():
             self._write(self.place / REVOKED, "# Keys that are let in no more. `sparrowmq keys revoke` adds one.\n")
-        self._users(redis_acl.users(prefix, passwords))
+        digests = redis_acl.listed_digests(self._acl_lines())
+        listed = {owner: redis_acl.listed_line(prefix, owner, digest) for owner, digest in digests.items()}
+        self._users(redis_acl.users(prefix, passwords), listed)
 
-    def list_peer(self, name: str, role: str, out: Path) -> bool:
+    def list_peer(self, name: str, role: str, out: Path, prefix: str) -> bool:
         """Make a key of its own for one that connects, below ``out``, and list it; return whether it was new.
 
-        A name that is listed with the key that lies there is left as it is; a key that is revoked is replaced. Raises
-        UsageError for a name in use.
+        A name that is listed with the key that lies there is left as it is; a key that is revoked is replaced. A client
+        gets a Redis user of its own beside it. Raises UsageError for a name in use, and where the role's secret lies.
         """
         target = out / role
+        if (target / secret_file(role)).exists():  # one that has both would not know which it is
+            raise UsageError(
+                f"{target} holds the secret of all {role}s, and a listed key has none", hint="choose another --out"
+            )
         server_public = keyring.read_public(self.place / SERVER_PUBLIC)
         peers = keyring.read_peers(self.place)
         revoked = keyring.read_revoked(self.place, peers)
@@ -105,18 +111,34 @@ class Tree:
             public = lies
             if not lies or lies in revoked:
                 public, secret = new_pair()
+                if role == CLIENT:  # first: the password of a key that was revoked is no good for the new one
+                    (target / REDIS_PASSWORD).unlink(missing_ok=True)
                 self._write(target / PEER_KEY, secret.decode())
             kept = [peer for peer in peers if peer.name != name]  # a revoked key needs no name to stay revoked
             self._write_peers([*kept, Peer(name, role, public.decode())])
         self._once(target / SERVER_PUBLIC, server_public.decode())
         self._same_server(target / SERVER_PUBLIC, server_public)
-        password = keyring.redis_password(self.root, role)
-        if password is not None and keyring.redis_password(out, role) != password:
-            self._write(target / REDIS_PASSWORD, password)
+        if role == CLIENT:
+            self._own_redis_user(out, prefix)
+        else:
+            password = keyring.redis_password(self.root, role)
+            if password is not None and keyring.redis_password(out, role) != password:
+                self._write(target / REDIS_PASSWORD, password)
         return before is None
 
+    def _own_redis_user(self, out: Path, prefix: str) -> None:
+        """Give the listed client below ``out`` a Redis user, if this is where users are given."""
+        if self._acl.exists():
+            file = out / CLIENT / REDIS_PASSWORD
+            self._once(file, secrets.token_urlsafe(32))
+            owner, digest = keyring.owner_in(out, CLIENT), redis_acl.digest(keyring.read_secret(file).decode())
+            self._users({}, {owner: redis_acl.listed_line(prefix, owner, digest)})
+
     def revoke_key(self, what: str) -> list[tuple[str, str]]:
-        """Revoke a public key, or every key of a name; return (key, name) of those that were not revoked before."""
+        """Revoke a public key, or every key of a name; return (key, name) of those that were not revoked before.
+
+        A client's Redis user goes with it.
+        """
         peers = keyring.read_peers(self.place)
         revoked = keyring.read_revoked(self.place, peers)
         if len(what) == KEY_BYTES and looks_like_key(what.encode()):
@@ -134,6 +156,8 @@ class Tree:
             text = file.read_text() if file.exists() else ""
             lines = "".join(f"{key} {name}".rstrip() + "\n" for key, name in new)
             self._write(file, text + ("" if text.endswith("\n") or not text else "\n") + lines)
+        if self._acl.exists():
+            self._users({}, {})
         return new
 
     def revoke_role(self, role: str, prefix: str) -> None:
@@ -177,16 +201,35 @@ class Tree:
         if not copy.exists() or keyring.read_secret(copy) != secret:  # a revocation that was interrupted
             self._write(copy, secret.decode())
 
-    def _users(self, lines: dict[str, str]) -> None:
-        """Write the ACL file, if it differs; users that are none of ours stay."""
-        file = self.root / REDIS / USERS_ACL
-        before = file.read_text() if file.exists() else ""
-        others = [
-            line for line in before.splitlines() if line.strip() and line.split()[1:2] not in [[u] for u in lines]
-        ]
-        text = "\n".join([*lines.values(), *others]) + "\n"
-        if text != before:
+    def _users(self, roles: Mapping[str, str], listed: Mapping[str, str]) -> None:
+        """Write the ACL file, if it differs: lines of ``roles`` and, by owner, of ``listed`` clients.
+
+        Lines of other listed clients stay unless these are revoked; users that are none of ours stay.
+        """
+        lines = self._acl_lines()
+        known = {owner: line for line in lines for owner in redis_acl.listed_digests([line])}
+        known.update(listed)
+        others = [line for line in lines if line.split()[1:2] not in [[user] for user in roles]]
+        others = [line for line in others if not redis_acl.listed_digests([line])]
+        ours = [known[owner] for owner in self._owners() if owner in known]
+        text = "\n".join([*roles.values(), *others, *ours]) + "\n"
+        file = self._acl
+        if not file.exists() or text != file.read_text():
             self._write(file, text)
+
+    @property
+    def _acl(self) -> Path:
+        return self.root / REDIS / USERS_ACL
+
+    def _acl_lines(self) -> list[str]:
+        return [line for line in self._acl.read_text().splitlines() if line.strip()] if self._acl.exists() else []
+
+    def _owners(self) -> list[str]:
+        """Return the tags of the listed clients that are not revoked."""
+        peers = keyring.read_peers(self.place)
+        revoked = keyring.read_revoked(self.place, peers)
+        keys = [peer.key.encode() for peer in peers if peer.role == CLIENT]
+        return [owner_tag(key) for key in keys if key not in revoked]
 
     def _write_peers(self, peers: list[Peer]) -> None:
         entries = [f'\n[[peer]]\nname = "{peer.name}"\nrole = "{peer.role}"\nkey = "{peer.key}"\n' for peer in peers]

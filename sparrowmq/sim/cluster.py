@@ -22,6 +22,7 @@ from sparrowmq.core.assistant import Assistant
 from sparrowmq.core.node_monitor import NodeMonitor
 from sparrowmq.core.scheduler import Scheduler
 from sparrowmq.core.session import Session
+from sparrowmq.core.shown import Shown
 from sparrowmq.protocol import messages as m
 from sparrowmq.protocol.beats import Beat
 from sparrowmq.settings import AssistantSettings, ClientSettings, SchedulerSettings, WorkerSettings
@@ -80,7 +81,7 @@ class Cluster(Engine):
         self.nodes: dict[str, Node] = {}
         self._counts: Counter[str] = Counter()  # nodes by kind
         self.starts: defaultdict[tuple[str, int], list[tuple[float, str, int, int]]] = defaultdict(list)
-        self.history = invariants.History()
+        self.history = Shown()
         self.told: list[tuple[float, str, fx.AnyEffect]] = []  # what sessions told their clients, and logs
         self.journal = journal
         self.check: Check | None = (invariants.check if check else None) if isinstance(check, bool) else check

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from sparrowmq.errors import ConfigError, Refused, Unavailable
-from sparrowmq.security.keyring import redis_password
+from sparrowmq.security.keyring import redis_password, redis_user
 from sparrowmq.settings import StoreSettings
 from sparrowmq.store import target
 from sparrowmq.store.target import Target, describe
@@ -31,7 +31,8 @@ def authenticated(settings: StoreSettings, keys: str, role: str) -> StoreSetting
     """Return the settings with this role's user and password from the directory ``keys``, if it is told to use them.
 
     It is where there is such a directory, with a password in it, and neither the URL nor the settings have one. A Unix
-    socket is guarded by who may open it. Raises SecurityError for a file that cannot be used.
+    socket is guarded by who may open it. A listed client has a user of its own. Raises SecurityError for a file that
+    cannot be used.
     """
     if not keys or not settings.url or settings.password or settings.url.startswith("unix:"):
         return settings
@@ -41,7 +42,7 @@ def authenticated(settings: StoreSettings, keys: str, role: str) -> StoreSetting
     password = redis_password(keys, role)
     if password is None:
         return settings
-    return msgspec.structs.replace(settings, username=settings.username or role, password=password)
+    return msgspec.structs.replace(settings, username=settings.username or redis_user(keys, role), password=password)
 
 
 def connect(settings: StoreSettings, *, listener: bool = False) -> Any:

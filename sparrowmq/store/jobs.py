@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from sparrowmq import ids
 from sparrowmq.core.keeping import Orphan
 from sparrowmq.errors import ProtocolError
 from sparrowmq.protocol import codec, messages as m
@@ -26,7 +27,8 @@ from sparrowmq.settings import StoreSettings
 from sparrowmq.store.connection import connect, explained
 from sparrowmq.store.line import pack
 
-LISTED_MAX: Final = 10_000  # jobs of each kind that a list shows, the newest
+LISTED_MAX: Final = 10_000  # jobs of each kind that a list shows, the newest ...
+NAMES_MAX: Final = 100_000  # ... of so many of all owners
 ENTRIES_MAX: Final = 200  # outcomes that are read at once
 _BODY: Final = b"o"
 _FIELDS: Final = ("state", "epoch", "owner", "tasks", "kind", "name", "client", "detached", "submitted_ms", "ended_ms",
@@ -258,41 +260,58 @@ def _text(value: bytes | None) -> str:
 class JobReader:
     """Reads durable jobs, in any process that reaches Redis. Every call blocks, at most for the settings' timeouts.
 
-    Calls raise Unavailable (no answer), Refused (credentials) or ConfigError (no URL).
+    ``of``: the owner's tag that jobs' ids bear (ids.py). Others are left out, which Redis lets nobody read
+    (redis_acl.py). None: all jobs, for schedulers. Calls raise Unavailable (no answer), Refused (credentials) or
+    ConfigError (no URL).
     """
 
-    def __init__(self, settings: StoreSettings) -> None:
+    def __init__(self, settings: StoreSettings, of: str | None = None) -> None:
         self._settings = settings
         self._prefix = settings.prefix
+        self._of = of
         self._redis = connect(settings)
 
     def find(self, id: str) -> KeptJob | None:
         """Return the job with this full id, None where Redis has none."""
-        return self._jobs([id]).get(id)
+        if not self._wanted(id):
+            return None
+        with explained(self._settings):
+            return _kept(id, self._redis.hmget(f"{self._prefix}job:{id}", _FIELDS))
 
     def open(self, first: int, count: int) -> list[KeptJob]:
         """Return unfinished jobs, oldest first, from number ``first`` on."""
-        return self._listed([(_sets(self._prefix)[0], first, first + count - 1)])
+        return self._listed([(_sets(self._prefix)[0], first, first + count - 1)], count)
 
     def jobs(self) -> list[KeptJob]:
         """Return the newest unfinished jobs and those that are kept, oldest first."""
-        return self._listed([(key, -LISTED_MAX, -1) for key in _sets(self._prefix)])
+        return self._listed([(key, -NAMES_MAX, -1) for key in _sets(self._prefix)], LISTED_MAX)
 
-    def _listed(self, ranges: Iterable[tuple[str, int, int]]) -> list[KeptJob]:
+    def _listed(self, ranges: Iterable[tuple[str, int, int]], most: int) -> list[KeptJob]:
         with explained(self._settings), self._redis.pipeline(transaction=False) as pipe:
             for key, first, last in ranges:
                 pipe.zrange(key, first, last)
-            found = [_text(id) for ids in pipe.execute() for id in ids]
+            named = [filter(self._wanted, map(_text, members)) for members in pipe.execute()]
+        found = [id for names in named for id in list(names)[-most:]]
         jobs = self._jobs(dict.fromkeys(found))
         return sorted(jobs.values(), key=lambda job: (job.submitted_unix_s, job.id))
 
-    def _jobs(self, ids: Iterable[str]) -> dict[str, KeptJob]:
-        names = list(ids)
+    def _wanted(self, id: str) -> bool:
+        return self._of is None or ids.owner_of(id) == self._of
+
+    def _jobs(self, wanted: Iterable[str]) -> dict[str, KeptJob]:
+        """Return those of these jobs that are there and may be read: a client in another language chose its ids."""
+        import redis  # it has been loaded since there is a connection
+
+        names = list(wanted)
         with explained(self._settings), self._redis.pipeline(transaction=False) as pipe:
             for id in names:
                 pipe.hmget(f"{self._prefix}job:{id}", _FIELDS)
-            rows = pipe.execute()
-        return {id: job for id, row in zip(names, rows, strict=True) if (job := _kept(id, row)) is not None}
+            rows = pipe.execute(raise_on_error=False)
+            for row in rows:
+                if isinstance(row, Exception) and not isinstance(row, redis.exceptions.NoPermissionError):
+                    raise row
+        found = [(id, row) for id, row in zip(names, rows, strict=True) if not isinstance(row, Exception)]
+        return {id: job for id, row in found if (job := _kept(id, row)) is not None}
 
     def outcomes(self, id: str, after: str = "0-0", *, block_s: float = 0.0) -> tuple[str, list[m.Outcome]]:
         """Return outcomes that were appended after the entry ``after``, ENTRIES_MAX at most, and the last one's id.

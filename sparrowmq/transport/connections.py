@@ -41,6 +41,7 @@ _COUNTERS: Final = (
     "no_hello_in_time",
     "crowded_out",
     "endless",
+    "hoarding",
 )
 _NO_LINGER: Final = struct.pack("ii", 1, 0)  # of SO_LINGER: on, for no time
 _LOOK_AGAIN_S: Final = 0.05  # after strangers were given more time
@@ -76,7 +77,8 @@ class Connections:
         self._read_on = read_on
         self._descriptors: dict[bytes, int] = {}
         self._owners: dict[int, bytes] = {}
-        self._unfinished = Unfinished(options.unread_bytes_max)  # of all connections that are open
+        # Of all connections that are open.
+        self._unfinished = Unfinished(options.unread_bytes_max, options.unfinished_bytes_max)
         self._flows: dict[bytes, Flow] = {}  # those that are tied
         self._counts_bytes = counts_bytes
         self._look_timer: Timer | None = None
@@ -159,22 +161,27 @@ class Connections:
         self._unfinished.rounds += 1
 
     def _look(self) -> None:
-        """End connections that go on and on with one message."""
+        """End connections that go on and on with one message, and some where all together have too much begun."""
         self._look_timer = None
         if self._unfinished.suspicious():
             self._read_on()
         if self._closed:
             return
         self.read_events()
-        for descriptor in self._unfinished.look(lambda descriptor: self._strangers.since(descriptor) is not None):
-            self._end_endless(descriptor)
+        for descriptor in self._unfinished.look(self._is_stranger):
+            self._end_unfinished(descriptor, "endless")
+        for descriptor in self._unfinished.surplus(self._is_stranger):
+            self._end_unfinished(descriptor, "hoarding")
         self._watch_flows()
 
-    def _end_endless(self, descriptor: int) -> None:
+    def _is_stranger(self, descriptor: int) -> bool:
+        return self._strangers.since(descriptor) is not None
+
+    def _end_unfinished(self, descriptor: int, why: str) -> None:
         flow = self._unfinished.get(descriptor)
         if flow is None:
             return
-        self._counters["endless"] += not flow.hung_up
+        self._counters[why] += not flow.hung_up
         flow.hung_up = True
         self._shut_down(descriptor, lambda: self._unfinished.get(descriptor) is flow, reset=True)
 

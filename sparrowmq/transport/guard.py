@@ -72,7 +72,7 @@ class Guard:
         return Claim(key, proof.role, proof.id, proof.mac)
 
     def introduce(self, claim: Claim, batch: list[m.AnyMessage], now: float) -> list[m.AnyMessage]:
-        """Return ``batch`` without its proof and with a hello that bears the key's fingerprint.
+        """Return ``batch`` without its proof and with a hello that bears the key's fingerprint and its owner's tag.
 
         Raises ProtocolError "forbidden" where the hello claims more than was proven, "identity_conflict" where the id
         is another key's.
@@ -88,7 +88,7 @@ class Guard:
         holder = self._holders.get((claim.role, claim.id))
         if holder is not None and holder.key != claim.key and (holder.connections or holder.until > now):
             raise ProtocolError("identity_conflict", f"{claim.id} is in use by another key")
-        rest[0] = msgspec.structs.replace(hello, key=fingerprint(claim.key))
+        rest[0] = msgspec.structs.replace(hello, key=fingerprint(claim.key), owner=self.trust.owner(claim.key))
         return rest
 
     def enter(self, rid: bytes, claim: Claim) -> None:

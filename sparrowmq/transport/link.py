@@ -43,6 +43,7 @@ class LinkOptions(msgspec.Struct, frozen=True):
     dead_host_s: int = 5  # silence on an idle link, or unacknowledged data, before the kernel gives up
     unheard_bytes_max: int = 2**53  # that a router sends to a peer which says nothing meanwhile
     unread_bytes_max: int = 4 * 1024**3  # that a peer may have sent to a router and that nobody has come to read
+    unfinished_bytes_max: int = 768 * 1024**2  # of messages not yet whole over all of a router's connections: two jobs
     hello_timeout_s: float = 5.0  # from the accepting of a connection; longer than any handshake
     strangers_max: int = 4096  # connections to a router without a hello
 

@@ -16,6 +16,7 @@ from typing import Any, cast
 import msgspec
 import zmq
 
+from sparrowmq import limits
 from sparrowmq.errors import ConfigError, ProtocolError
 from sparrowmq.protocol import codec, messages as m
 from sparrowmq.runtime.loop import Loop
@@ -55,7 +56,8 @@ class Router:
     with `send`. After three of them the peer is ignored, and lost if it was known. A peer that was sent more than
     ``options.unheard_bytes_max`` since it last said something is lost. A connection without a hello within
     ``options.hello_timeout_s`` is ended; so are the oldest of those where there are too many, and over TCP one that
-    goes on without end with what is no whole message (unfinished.py).
+    goes on without end with what is no whole message, and some where all together have too much of that
+    (unfinished.py).
 
     With a ``guard`` connections are encrypted, and only those are peers that prove who they are (a `Zap` answers for
     the context then).
@@ -217,12 +219,16 @@ class Router:
 
     def _meet(self, rid: bytes, body: zmq.Frame, blobs: Sequence[m.Blob]) -> tuple[Peer, list[m.AnyMessage]]:
         """Make a stranger a peer if it says properly who it is; otherwise raise ProtocolError."""
+        size = len(body) + sum([blob.size for blob in blobs])
+        if size > limits.HELLO_BYTES_MAX:  # as if it came slowly: it would be ended on its way (unfinished.py)
+            what = f"a first message of {size:,} bytes: the limit is {limits.HELLO_BYTES_MAX:,}"
+            raise ProtocolError("too_large", what)
         guard = self._guard
         if guard is None:
             batch = codec.decode(body.buffer, blobs)
             peer, hello = self._welcome(rid, batch, body), cast(m.Hello, batch[0])
-            if hello.key:  # it has none, whatever it says
-                batch[0] = msgspec.structs.replace(hello, key="")
+            if hello.key or hello.owner:  # it has none, whatever it says
+                batch[0] = msgspec.structs.replace(hello, key="", owner="")
             return peer, batch
         claim = guard.read(body)
         batch = guard.introduce(claim, codec.decode(body.buffer, blobs), time.monotonic())

@@ -59,6 +59,28 @@ def test_a_second_hello_on_a_connection_is_refused() -> None:
     assert world.machine.state.workers["w1"].peer is None
 
 
+@pytest.mark.parametrize("first", [hello("king", "k"), hello(m.WORKER, "w1", 0), m.Ping(1)])
+def test_who_is_refused_stays_so_whatever_else_it_has_said(first: m.AnyMessage) -> None:
+    world = World(workers=1)
+    world.hear("new", first, hello(m.WORKER, "w9"), hello(m.CLIENT, "c9"))
+    refused, closed = world.said()
+    assert isinstance(refused, fx.Send)
+    assert isinstance(refused.message, m.Refused)
+    assert closed == fx.Close("new")
+    state = world.machine.state
+    assert not {"w9", "c9"} & {*state.workers, *state.clients}
+    world.hear("other", hello(m.WORKER, "w9"))
+    assert world.said() == [fx.Send("other", m.Welcome("s1", 7, ""))]
+
+
+def test_who_breaks_the_protocol_cannot_say_hello_again_in_the_same_breath() -> None:
+    world = World(workers=1)
+    world.hear("w1", submit(), hello(m.WORKER, "w1"), hello(m.ASSISTANT, "a1"))
+    assert [type(effect) for effect in world.said()] == [fx.Send, fx.Close]
+    assert world.machine.state.workers["w1"].peer is None
+    assert world.machine.state.advisor is None
+
+
 def test_a_new_connection_replaces_the_old_one() -> None:
     world = World(workers=1)
     world.hear("again", hello(m.WORKER, "w1"))

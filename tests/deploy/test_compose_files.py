@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from tests.support.manifests import ROOT, load
 
 ROLES = ("scheduler", "worker", "assistant")
+OWN = {**{role: role for role in ROLES}, "metrics": "client", "redis": "redis"}  # whose keys a service is given
 # What Compose understands and `docker stack deploy` refuses, or ignores with a warning.
 NOT_IN_SWARM = {
     "build", "container_name", "cpus", "depends_on", "mem_limit", "network_mode", "pids_limit", "privileged",
@@ -66,13 +68,7 @@ def test_the_stack_has_nothing_that_only_compose_understands() -> None:
 
 
 def test_each_role_is_given_its_own_keys_to_read() -> None:
-    for role, own in {
-        **{role: role for role in ROLES},
-        "cli": "client",
-        "metrics": "client",
-        "web": "client",
-        "redis": "redis",
-    }.items():
+    for role, own in {**OWN, "cli": "client", "web": "client"}.items():
         volumes = [volume for volume in COMPOSE["services"][role]["volumes"] if isinstance(volume, str)]
         assert [volume for volume in volumes if "keys" in volume] == [f"keys-{own}:/keys/{own}:ro"]
 
@@ -80,11 +76,19 @@ def test_each_role_is_given_its_own_keys_to_read() -> None:
 def test_the_stack_hands_out_the_files_that_the_manifests_do() -> None:
     (kustomization,) = load(ROOT / "deploy" / "kubernetes" / "kustomization.yaml")
     files = {row["name"].removeprefix("keys-"): row["files"] for row in kustomization["secretGenerator"]}
-    for role in (*ROLES, "redis"):
+    for role, own in OWN.items():
         handed = {secret["source"]: secret for secret in STACK["services"][role]["secrets"]}
-        assert {Path(secret["target"]) for secret in handed.values()} == {Path("/") / file for file in files[role]}
+        assert {Path(secret["target"]) for secret in handed.values()} == {Path("/") / file for file in files[own]}
         for source, secret in handed.items():
             declared = STACK["secrets"][source]
             assert declared["file"] == "${KEYS}" + secret["target"].removeprefix("/keys")
-            assert f"-{source}-${{{role.upper()}_VERSION}}" in declared["name"]
+            assert f"-{source}-${{{own.upper()}_VERSION}}" in declared["name"]
             assert (secret["uid"], secret["mode"]) == ("10001", 0o400)
+
+
+def test_the_stack_has_every_service_that_stays_and_a_version_of_all_its_keys() -> None:
+    assert set(STACK["services"]) == set(COMPOSE["services"]) - {"keys", "cli", "web"}  # Swarm has no loopback
+    assert STACK["services"]["metrics"]["command"] == COMPOSE["services"]["metrics"]["command"]
+    wanted = set(re.findall(r"\b[A-Z]+_VERSION\b", (ROOT / "docker" / "stack.yml").read_text()))
+    (exported,) = re.findall(r"^export ([A-Z_ ]+_VERSION)$", (ROOT / "docker" / "stack-up").read_text(), re.MULTILINE)
+    assert set(exported.split()) == wanted

@@ -17,7 +17,7 @@ from sparrowmq.bench.containers import ROOT, docker, engine_answers, until
 from sparrowmq.errors import Unavailable
 
 IMAGE = "sparrowmq:test"
-TASKS = 900
+TASKS = 1800
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(360)]
 
@@ -114,7 +114,7 @@ def test_growing_to_10_and_shrinking_to_3_workers_under_load_loses_nothing(stack
 
 
 def test_what_swarm_can_hold_containers_to_it_does(stack: Stack) -> None:
-    for service in ("redis", "scheduler", "worker", "assistant"):
+    for service in ("redis", "scheduler", "worker", "assistant", "metrics"):
         wanted = json.loads(docker("service", "inspect", f"{stack.name}_{service}"))[0]["Spec"]
         container = wanted["TaskTemplate"]["ContainerSpec"]
         assert container["User"] == "10001:10001"
@@ -125,7 +125,7 @@ def test_what_swarm_can_hold_containers_to_it_does(stack: Stack) -> None:
         assert wanted["TaskTemplate"]["Resources"]["Limits"]["Pids"] > 0
         assert not wanted["EndpointSpec"].get("Ports")
         files = {secret["File"]["Name"] for secret in container["Secrets"]}
-        assert all(file.startswith(f"/keys/{service}/") for file in files)
+        assert all(file.startswith(f"/keys/{'client' if service == 'metrics' else service}/") for file in files)
         assert {secret["File"]["Mode"] for secret in container["Secrets"]} == {0o400}
 
 

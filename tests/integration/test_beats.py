@@ -56,6 +56,14 @@ class FakeServer:
                 self.answered += 1
 
 
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    """Every one that a test has begun ends once it is told to. (Other tests of this process may have left theirs.)"""
+    before = set(threading.enumerate())
+    yield
+    until(lambda: not [t for t in threading.enumerate() if t.name == "beats" and t not in before])
+
+
 @pytest.fixture
 def settings(server: EmbeddedServer) -> StoreSettings:
     return StoreSettings(url=server.url, prefix="t:", reply_timeout_s=0.3, connect_timeout_s=0.3)
@@ -306,4 +314,3 @@ def test_a_line_packs_what_redis_understands_and_returns_every_reply(settings):
     assert line.ask(pack("GET", "t:n")) == [b"1"], "the reply behind an error was read, too"
     assert not line.down
     line.close()
-    assert threading.active_count() < 20

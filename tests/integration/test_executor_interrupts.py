@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import os
 import random
@@ -44,21 +43,23 @@ def test_sleeping_python_and_sleep_tasks_end_at_once(monitor: Monitor) -> None:
     assert interrupt(monitor, *monitor.call(time.sleep, 1000)) == INTERRUPTED
     assert interrupt(monitor, *monitor.hand([plain.dumps(1000)], kind=m.SLEEP)) == INTERRUPTED
     assert interrupt(monitor, *monitor.call(run_loop)) == INTERRUPTED
-    task = monitor.call(subprocess.run, ["sleep", "1000"])
-    monitor.until(lambda: b"sleep" in programs(monitor))  # an interrupt of Popen itself would leave its process behind
+    task = monitor.call(wait_for_sleep)
+    monitor.until(lambda: monitor.said(*task))
     assert interrupt(monitor, *task) == INTERRUPTED
     assert monitor.outcomes(monitor.call(abs, -1)) == [1]
     assert monitor.pids == {0: pid}
     monitor.until(lambda: not monitor.survivors())
 
 
-def programs(monitor: Monitor) -> list[bytes]:
-    """What the slots' descendants run."""
-    found = []
-    for pid in monitor.survivors():
-        with contextlib.suppress(OSError):
-            found.append(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0])
-    return found
+def wait_for_sleep() -> None:
+    """As `subprocess.run` does, but telling when: an interrupt in the midst of Popen would leave its process behind."""
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        try:
+            print("begun")
+            process.wait()
+        except BaseException:
+            process.kill()
+            raise
 
 
 def run_loop() -> None:

@@ -267,7 +267,7 @@ def test_a_key_is_revoked_while_it_is_used(
 ) -> None:
     tree = Tree(keys)
     with tree.changing():
-        tree.list_peer("lab", "client", tmp_path)
+        tree.list_peer("lab", "client", tmp_path, "sq:")
     lab = lab_client(cluster, tmp_path)
     job = lab.sleep([60.0])
     ended = len(lines(log_path, "keys read again"))

@@ -162,20 +162,50 @@ def honest(
 @pytest.mark.parametrize("role", ["client", "assistant"])
 def test_one_with_its_roles_secret_is_let_in_and_bears_its_keys_fingerprint(net: SecureNet, role: str) -> None:
     given = credentials(role)
-    dealer, got, _ = net.join(given, msgspec.structs.replace(hello("a", role), key="made up"), m.Ping(1))
+    lie = msgspec.structs.replace(hello("a", role), key="made up", owner="a" * 20)
+    dealer, got, _ = net.join(given, lie, m.Ping(1))
     dealer.send([m.Ping(2)])
     net.until(lambda: net.knows("a") and len(net.said[net.peer("a")]) == 3)
     peer = net.peer("a")
-    stamped = msgspec.structs.replace(hello("a", role), key=fingerprint(given.public_key))
+    stamped = msgspec.structs.replace(hello("a", role), key=fingerprint(given.public_key), owner="")
     assert net.said[peer] == [stamped, m.Ping(1), m.Ping(2)], "the machine sees no proof"
     net.router.send(peer, [m.Pong(1)])
     net.until(lambda: got == [m.Pong(1)])
 
 
-def test_a_listed_key_needs_no_secret(net: SecureNet) -> None:
+def test_a_listed_key_needs_no_secret_and_owns_its_jobs_alone(net: SecureNet) -> None:
     given = credentials(enrolled=False)
     net.guard.trust = trust({given.public_key: ("client", "lab")})
     honest(net, given=given)
+    for number, said in enumerate(("", "a" * 20)):
+        net.join(given, msgspec.structs.replace(hello(f"a{number}"), owner=said))
+        net.until(lambda name=f"a{number}": net.knows(name))
+        [seen] = net.said[net.peer(f"a{number}")]
+        assert isinstance(seen, m.Hello)
+        assert seen.owner == given.owner == fingerprint(given.public_key), "both ends have the same opinion of it"
+
+
+@pytest.mark.parametrize("mac", [SECRETS["client"], bytes(32), b"x"], ids=["good", "zeros", "short"])
+def test_a_listed_key_that_proves_anything_is_refused(net: SecureNet, mac: bytes) -> None:
+    """Its jobs would be those of all who know the secret to one end, and its own to the other."""
+    given = credentials()
+    net.guard.trust = trust({given.public_key: ("client", "lab")})
+    mac = given.proof("a") if mac == SECRETS["client"] else mac
+    sock = net.raw_with(given)
+    sock.send_multipart(frames(m.Proof("client", "a", mac), hello("a")))
+    net.until(lambda: net.bad)
+    [(_, error)] = net.bad
+    assert (error.code, str(error)) == (
+        "forbidden", "the key of lab is listed: it sends no proof of enrolment, and here is one",
+    )  # fmt: skip
+    assert not net.knows("a")
+
+
+def test_a_key_that_is_listed_while_it_is_enrolled_has_to_come_again(net: SecureNet) -> None:
+    given = honest(net)
+    assert net.router.renew(trust({given.public_key: ("client", "lab")})) == 1
+    [(_, error)] = net.bad
+    assert "of lab is listed" in str(error)
 
 
 def test_what_is_sent_at_first_arrives_in_order_however_much_it_is(net: SecureNet) -> None:

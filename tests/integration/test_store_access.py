@@ -23,7 +23,9 @@ from sparrowmq.core.effects import ForgetJob, SaveJob, SaveOutcomes
 from sparrowmq.core.keeping import Orphan
 from sparrowmq.errors import Refused
 from sparrowmq.protocol import messages as m
+from sparrowmq.security import keyring
 from sparrowmq.settings import AssistantSettings, StoreSettings
+from sparrowmq.store import jobs
 from sparrowmq.store.beats import Beats
 from sparrowmq.store.connection import authenticated, connect
 from sparrowmq.store.jobs import JobReader
@@ -41,6 +43,7 @@ PASSWORD = "for-the-test-itself"
 SCHEDULER = SchedulerRecord("scheduler-1", 1, "tcp://127.0.0.1:1", "tcp://127.0.0.1:1", "h", 1, "0")
 WORKER = WorkerRecord("worker-1", 1, "h", 1, 2, "0")
 ASSISTANT = AssistantRecord("assistant-1", 1, "h", 1, "0")
+LISTED = ("lab", "desk")  # clients
 RECORDS = {"scheduler": SCHEDULER, "worker": WORKER, "assistant": ASSISTANT}
 
 
@@ -50,15 +53,29 @@ class Locked:
     def __init__(self, directory: Path) -> None:
         self.keys = directory / "keys"
         assert main(["keys", "new", "--dir", str(self.keys), "-o", "quiet"]) == 0
+        for name in LISTED:
+            assert main(["keys", "new", name, "--role", "client", "--dir", str(self.keys), "-o", "quiet"]) == 0
         acl = self.keys / "redis" / "users.acl"
         acl.write_text(f"{acl.read_text()}user admin on >{PASSWORD} ~* &* +@all\n")
         self.server = Server(directory, aof=True, options=("--aclfile", str(acl)))
         self.admin = connect(StoreSettings(url=self.server.url, username="admin", password=PASSWORD))
 
     def role(self, role: str, **changes: Any) -> StoreSettings:
-        """Return the settings of a role."""
-        remote = authenticated(StoreSettings(url="redis://not-here", **changes), str(self.keys), role)
+        """Return the settings of a role, or of a listed client by its name."""
+        directory, role = self._of(role)
+        remote = authenticated(StoreSettings(url="redis://not-here", **changes), directory, role)
         return msgspec.structs.replace(remote, url=self.server.url)
+
+    def owner(self, who: str) -> str:
+        """Return the tag of the jobs of the role, or of the listed client."""
+        return keyring.owner_in(*self._of(who))
+
+    def job(self, base: str, who: str) -> str:
+        """Return the id of a job of theirs."""
+        return base * 20 + (f".{self.owner(who)}" if self.owner(who) else "")
+
+    def _of(self, who: str) -> tuple[str, str]:
+        return (str(self.keys / "listed" / who), "client") if who in LISTED else (str(self.keys), who)
 
     def refused(self) -> list[str]:
         """Return what has been refused since the last call, whoever hushed it up."""
@@ -69,6 +86,13 @@ class Locked:
 
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
+    made = Locked(tmp_path_factory.mktemp("v"))
+    yield made
+    made.server.kill()
+
+
+@pytest.fixture
+def locked_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
     made = Locked(tmp_path_factory.mktemp("v"))
     yield made
     made.server.kill()
@@ -108,20 +132,23 @@ def test_each_role_is_registered_told_of_schedulers_and_withdrawn(allowed: Locke
     assert said.lines == []
 
 
-def test_a_client_reads_beats_and_writes_none(allowed: Locked) -> None:
+@pytest.mark.parametrize("who", ["client", "lab"])
+def test_a_client_reads_beats_and_writes_none(allowed: Locked, who: str) -> None:
     said = Said()
     beats = Beats(allowed.role("worker"), entries_max=100, log=said)
-    listener = Listener(allowed.role("client"), said)
+    listener = Listener(allowed.role(who), said)
     beats.start()
-    beats.deposit(beat(1))
-    until(lambda: [heard.beat.id for heard in listener.read() or ()] == ["worker-1"])
+    beats.deposit(beat(1, id=who))
+    until(lambda: who in [heard.beat.id for heard in listener.read() or ()])
     assert listener.read() == []
     beats.stop()
     listener.close()
     assert said.lines == []
 
 
-def test_schedulers_keep_durable_jobs_take_them_over_and_clients_read_them(allowed: Locked) -> None:
+@pytest.mark.parametrize("who", ["client", "lab"])
+def test_schedulers_keep_durable_jobs_take_them_over_and_their_owners_read_them(allowed: Locked, who: str) -> None:
+    j, k = allowed.job("j", who), allowed.job("k", who)
     saved: queue.Queue[tuple[Any, ...]] = queue.Queue()
     orphans: queue.Queue[Orphan] = queue.Queue()
     said = Said()
@@ -142,23 +169,29 @@ def test_schedulers_keep_durable_jobs_take_them_over_and_clients_read_them(allow
         made.start()
         return made
 
-    first, reader = keeper("scheduler-1"), JobReader(allowed.role("client"))
-    submit = m.Submit("j", 0, m.JobSpec(kind=m.SLEEP, name="n"), 2, [b"0", b"1"], detached=True)
+    first, reader = keeper("scheduler-1"), JobReader(allowed.role(who), allowed.owner(who))
+    submit = m.Submit(j, 0, m.JobSpec(kind=m.SLEEP, name="n"), 2, [b"0", b"1"], detached=True)
     first.write(SaveJob(1, "c", submit, 2, 1000.0))
     assert saved.get(timeout=WAIT_S) == (1, "", 0, [])
-    first.write(SaveOutcomes(2, m.Outcome(1, "j", 0, [0], b"\0", [b"r"]), False, {1: 1}))
+    first.write(SaveOutcomes(2, m.Outcome(1, j, 0, [0], b"\0", [b"r"]), False, {1: 1}))
     assert saved.get(timeout=WAIT_S) == (2, "", 0, [])
     second = keeper("scheduler-2", adopts=True)
     assert orphans.get(timeout=WAIT_S).submit.indices == [1]
-    second.write(SaveOutcomes(3, m.Outcome(1, "j", 1, [1], b"\0", [b"r"]), True))
+    second.write(SaveOutcomes(3, m.Outcome(1, j, 1, [1], b"\0", [b"r"]), True))
     assert saved.get(timeout=WAIT_S) == (3, "", 0, [])
-    gone = m.Submit("k", 0, m.JobSpec(kind=m.SLEEP, name="n"), 1, [b"0"], detached=True)
+    gone = m.Submit(k, 0, m.JobSpec(kind=m.SLEEP, name="n"), 1, [b"0"], detached=True)
     second.write(SaveJob(4, "c", gone, 1, 1000.0))
     assert saved.get(timeout=WAIT_S)[0] == 4
-    second.write(ForgetJob("k", 0))
-    until(lambda: reader.find("k") is None)
-    assert [(job.id, job.state) for job in reader.jobs()] == [("j", "done")]
-    assert len(reader.outcomes("j")[1]) == 2
+    second.write(ForgetJob(k, 0))
+    until(lambda: reader.find(k) is None)
+    assert [(job.id, job.state) for job in reader.jobs()] == [(j, "done")]
+    assert len(reader.outcomes(j)[1]) == 2
+    for other in {"client", "lab", "desk"} - {who}:
+        assert JobReader(allowed.role(other), allowed.owner(other)).find(j) is None
+        assert j not in [job.id for job in JobReader(allowed.role(other), allowed.owner(other)).jobs()]
+        with pytest.raises(Refused, match="permission"):
+            JobReader(allowed.role(other)).find(j)
+        assert any(f"client{'' if other == 'client' else '-'}" in line for line in allowed.refused())
     for made in (first, second):
         made.stop()
     assert said.lines == []
@@ -199,16 +232,24 @@ def test_beats_lease_reports_and_condemnation(allowed: Locked) -> None:
     assert said.lines == []
 
 
+J = "j" * 20
+OF_A_CLIENT = (
+    "SET sq:scheduler:x 1", "SET sq:worker:x 1", "DEL sq:worker:x", "ZREM sq:workers x", "XADD sq:beats * b 1",
+    f"HSET sq:job:{J} state done", f"DEL sq:outcomes:{J}", "PUBLISH sq:changed x", "DEL sq:beats",
+    "GET other", "HSET sq:job:{own} state done", "DEL sq:outcomes:{own}", f"HMGET sq:ends:{J} x", "GET sq:ends:{own}",
+    "HMGET sq:job:{other} spec", "XREAD STREAMS sq:outcomes:{other} 0", f"HGETALL sq:job:{J}", "HGETALL sq:job:{own}",
+    "XREAD STREAMS sq:outcomes:{own} sq:outcomes:{other} 0 0",
+)  # fmt: skip
 FORBIDDEN = {
     "worker": (
         "SET sq:scheduler:x 1", "SET sq:assistant:x 1", "ZADD sq:schedulers 1 x", "ZREM sq:schedulers x",
         "SET sq:lease 1", "HMGET sq:job:j spec", "XREAD STREAMS sq:outcomes:j 0", "XREAD STREAMS sq:beats 0",
         "DEL sq:beats", "GET other", "SET sq:report:a 1", "SET sq:x 1",
     ),
-    "client": (
-        "SET sq:scheduler:x 1", "SET sq:worker:x 1", "DEL sq:worker:x", "ZREM sq:workers x", "XADD sq:beats * b 1",
-        "HSET sq:job:j state done", "DEL sq:outcomes:j", "PUBLISH sq:changed x", "DEL sq:beats",
-        "GET other",
+    "client": (*OF_A_CLIENT, f"HMGET sq:job:{J[1:]} spec", f"HMGET sq:job:{J}j spec", f"HMGET sq:job:{J}.x spec"),
+    "lab": (
+        *OF_A_CLIENT, f"HMGET sq:job:{J} spec", f"XREAD STREAMS sq:outcomes:{J} 0", "HMGET sq:job:{own}x spec",
+        "HMGET sq:job:{own}.{other} spec", "HMGET sq:job:*. spec", "HMGET sq:job:* spec",
     ),
     "assistant": (
         "SET sq:worker:x 1", "HMGET sq:job:j spec", "ZADD sq:schedulers 1 x", "DEL sq:scheduler:x", "DEL sq:beats",
@@ -227,10 +268,60 @@ ADMINISTRATION = (
 @pytest.mark.parametrize("role", sorted(FORBIDDEN))
 def test_what_a_role_does_not_need_is_refused(locked: Locked, role: str) -> None:
     client = connect(locked.role(role))
-    for command in (*FORBIDDEN[role], *ADMINISTRATION):
+    own, other = locked.job("j", role), locked.job("j", "desk")
+    forbidden = [command.replace("{own}", own).replace("{other}", other) for command in FORBIDDEN[role]]
+    for command in (*forbidden, *ADMINISTRATION):
         with pytest.raises(redis.exceptions.NoPermissionError):
             client.execute_command(*(word.replace("\\x20", " ") for word in command.split()))
     client.close()
+
+
+def test_a_listed_client_finds_schedulers_and_reads_what_clients_read(allowed: Locked) -> None:
+    """And has its own jobs beside that: in these lines the table and its row for one owner meet."""
+    registry = Registry(allowed.role("lab"))
+    schedulers = Registry(allowed.role("scheduler"))
+    schedulers.publish(SCHEDULER)
+    assert SCHEDULER.id in registry.schedulers()
+    assert registry.workers() == {} == registry.assistants()
+    assert leader(allowed.role("lab"))[0] == ""
+    schedulers.withdraw(SCHEDULER)
+
+
+def test_records_that_may_not_be_read_hide_nothing_else_in_a_list(
+    locked: Locked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client in another language may choose ids of any length, and an owner have more jobs than a list has rows."""
+    monkeypatch.setattr(jobs, "LISTED_MAX", 1)
+    ids = [locked.job("m", "client"), "short", locked.job("m", "desk"), locked.job("n", "lab")]
+    for id in ids:
+        locked.admin.hset(f"sq:job:{id}", mapping={"state": "open", "submitted_ms": "1"})
+        locked.admin.zadd("sq:jobs:open", {id: 1})
+    shown = {
+        who: {job.id for job in JobReader(locked.role(who), locked.owner(who)).jobs() if job.state == "open"}
+        for who in ("client", "lab", "desk")
+    }
+    assert shown == {"client": set(), "lab": {ids[3]}, "desk": {ids[2]}}, "of the client's the last one cannot be read"
+    monkeypatch.undo()
+    assert ids[0] in {job.id for job in JobReader(locked.role("client"), "").jobs()}
+    assert {job.id for job in JobReader(locked.role("scheduler")).open(0, 100)} >= set(ids), "for schedulers, all"
+    for id in ids:
+        locked.admin.delete(f"sq:job:{id}")
+        locked.admin.zrem("sq:jobs:open", id)
+
+
+def test_a_client_that_is_revoked_is_no_user_any_more(locked_of_its_own: Locked) -> None:
+    locked = locked_of_its_own
+    lab, desk = connect(locked.role("lab")), connect(locked.role("desk"))
+    lab.ping()
+    assert main(["keys", "revoke", "lab", "--dir", str(locked.keys), "-o", "quiet"]) == 0
+    locked.admin.acl_load()
+    with pytest.raises(Refused, match="refused user client-"):
+        Registry(locked.role("lab")).schedulers()
+    with pytest.raises(redis.RedisError):
+        lab.ping()  # its connection was ended, and it gets no other
+    assert desk.ping()
+    for connection in (lab, desk):
+        connection.close()
 
 
 def test_figures_are_read_as_a_client(allowed: Locked) -> None:

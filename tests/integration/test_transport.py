@@ -53,10 +53,11 @@ def test_messages_go_both_ways_in_order(net: Net) -> None:
 
 
 def test_without_keys_nobody_has_one(net: Net) -> None:
-    dealer, _, _ = net.dealer()
-    dealer.send([msgspec.structs.replace(hello("a"), key="made up"), m.Ping(1)])
-    net.until(lambda: net.knows("a"))
-    assert net.said[net.peer("a")] == [hello("a"), m.Ping(1)]
+    for number, lie in enumerate(({"key": "made up"}, {"owner": "made up"}, {"key": "made up", "owner": "made up"})):
+        dealer, _, _ = net.dealer()
+        dealer.send([msgspec.structs.replace(hello(f"a{number}"), **lie), m.Ping(1)])
+        net.until(lambda name=f"a{number}": net.knows(name))
+        assert net.said[net.peer(f"a{number}")] == [hello(f"a{number}"), m.Ping(1)]
 
 
 @pytest.mark.parametrize("sender", ["router", "dealer"])

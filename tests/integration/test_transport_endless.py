@@ -45,22 +45,29 @@ def is_served(net: Net) -> None:
     net.until(lambda: m.Ping(nonce) in net.said[net.peer("good")])
 
 
-def submit(job: str, payloads: int) -> m.Submit:
-    blobs: list[Any] = [m.Blob(PAYLOAD, len(PAYLOAD)) for _ in range(payloads)]
+def submit(job: str, payloads: int, payload: bytes = PAYLOAD) -> m.Submit:
+    blobs: list[Any] = [m.Blob(payload, len(payload)) for _ in range(payloads)]
     return m.Submit(job, 0, m.JobSpec(kind=m.SLEEP, name="large"), payloads, blobs)
 
 
+def wire(message: m.AnyMessage) -> list[bytes]:
+    """Return the frames of a message, as they go over a connection."""
+    parts = encoded(message)
+    return [*(frame(bytes(part), more=True) for part in parts[:-1]), frame(bytes(parts[-1]))]
+
+
 @contextlib.contextmanager
-def endless(net: Net, *first: bytes, data: bytes = PART) -> Iterator[Endless]:
-    sender = Endless(net.router.address, b"".join(map(frame, first)), data, ENOUGH)
+def endless(net: Net, *first: bytes, data: bytes = PART, most: int = ENOUGH) -> Iterator[Endless]:
+    sender = Endless(net.router.address, b"".join(map(frame, first)), data, most)
     try:
         yield sender
     finally:
         sender.close()
 
 
-def test_a_stranger_whose_first_message_does_not_end_is_hung_up(tcp: Net) -> None:
-    with endless(tcp) as sender:
+@pytest.mark.parametrize("data", [PART, b"\1\0" * (MIB // 2)], ids=["large frames", "frames of nothing"])
+def test_a_stranger_whose_first_message_does_not_end_is_hung_up(tcp: Net, data: bytes) -> None:
+    with endless(tcp, data=data) as sender:
         tcp.until(lambda: sender.is_over)
         assert sender.was_ended
         assert STRANGER_BYTES_MAX - 2 * MIB < sender.sent < PEER_BYTES_MAX
@@ -128,12 +135,10 @@ def test_the_largest_messages_pass_however_slowly(tcp: Net, monkeypatch: pytest.
     monkeypatch.setattr(connections, "LOOK_EVERY_S", 0.01)
     with shake_hands(tcp.router.address) as slow:
         slow.sendall(frame(*encoded(hello("slow"))))
-        parts = codec.Encoder().encode([submit("job", 4)])[0]
-        last = len(parts) - 1
-        wire = [frame(bytes(part), more=at < last) for at, part in enumerate(parts)]  # type: ignore[call-overload]
+        frames = wire(submit("job", 4))
 
         def send() -> None:
-            for data in wire:
+            for data in frames:
                 for at in range(0, len(data), 4 * MIB):
                     slow.sendall(data[at : at + 4 * MIB])
                     time.sleep(0.02)
@@ -143,6 +148,61 @@ def test_the_largest_messages_pass_however_slowly(tcp: Net, monkeypatch: pytest.
         tcp.until(lambda: tcp.knows("slow") and len(tcp.said[tcp.peer("slow")]) == 2, 15.0)
         thread.join()
     assert tcp.router.counters["endless"] == 0
+
+
+def largest_hello() -> m.Hello:
+    """All that a worker's limits let it hold, of as many jobs, with the largest numbers."""
+    bounds, jobs = limits.WorkerLimits(), iter(range(10**6))
+    return m.Hello(
+        m.PROTOCOL, "1.0", m.WORKER, "large", limits.INT_MAX,
+        reserved=[m.Reserved(f"{next(jobs):020}", *[limits.INT_MAX] * 3) for _ in range(bounds.queue_entries)],
+        held=[
+            m.Held(f"{next(jobs):020}", limits.INT_MAX, [99_999], [limits.INT_MAX]) for _ in range(bounds.queued_tasks)
+        ],
+    )  # fmt: skip
+
+
+def test_the_largest_hello_passes_however_slowly(tcp: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "LOOK_EVERY_S", 0.01)
+    (body,) = encoded(largest_hello())
+    assert limits.HELLO_BYTES_MAX // 2 < len(body) <= limits.HELLO_BYTES_MAX
+
+    def send(data: bytes) -> None:
+        slow.sendall(data[:MIB])
+        if len(data) > MIB:
+            tcp.loop.call_later(0.01, lambda: send(data[MIB:]))
+
+    with shake_hands(tcp.router.address) as slow:
+        send(frame(body))
+        tcp.until(lambda: tcp.knows("large"))
+    tcp.until(lambda: tcp.lost)
+    assert tcp.router.counters["endless"] == 0
+    assert not tcp.bad
+
+
+def test_a_larger_hello_is_refused_by_name(tcp: Net) -> None:
+    with shake_hands(tcp.router.address) as stranger:
+        stranger.sendall(frame(bytes(limits.HELLO_BYTES_MAX + 1)))
+        tcp.until(lambda: tcp.bad)
+    assert [error.code for _, error in tcp.bad] == ["too_large"]
+
+
+def test_what_many_have_begun_together_has_a_bound_too() -> None:
+    """Of strangers a quarter, and no more of them go than have to; who is in the midst of a message is heard."""
+    net = Net("tcp://127.0.0.1:0", msgspec.structs.replace(FAST, hello_timeout_s=30.0, unfinished_bytes_max=100 * MIB))
+    with contextlib.ExitStack() as stack:
+        slow = stack.enter_context(shake_hands(net.router.address))
+        slow.sendall(frame(*encoded(hello("slow"))))
+        net.until(lambda: net.knows("slow"))
+        data = b"".join(wire(submit("job", 1, bytes(12 * MIB))))
+        slow.sendall(data[: 10 * MIB])
+        for _ in range(4):
+            stack.enter_context(endless(net, most=10 * MIB))
+        net.until(lambda: len(net.router.connections) == 3)
+        slow.sendall(data[10 * MIB :])
+        net.until(lambda: len(net.said[net.peer("slow")]) == 2)
+    assert (net.router.counters["hoarding"], net.router.counters["endless"]) == (2, 0)
+    net.close()
 
 
 def test_a_batch_is_cut_to_what_one_message_may_hold_and_says_the_same() -> None:
@@ -204,7 +264,7 @@ def look(flows: Unfinished, *, stranger: bool = False) -> list[int]:
 
 
 def test_one_that_says_much_in_whole_messages_for_days_is_not_meant(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernel, flows = Kernel(monkeypatch), Unfinished(2**60)
+    kernel, flows = Kernel(monkeypatch), Unfinished(2**60, 2**60)
     flows.arrived(5)
     flow = flows.get(5)
     assert flow is not None
@@ -221,7 +281,7 @@ def test_one_that_says_much_in_whole_messages_for_days_is_not_meant(monkeypatch:
 
 
 def test_small_messages_earn_no_credit_for_an_endless_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernel, flows = Kernel(monkeypatch), Unfinished(2**60)
+    kernel, flows = Kernel(monkeypatch), Unfinished(2**60, 2**60)
     flows.arrived(5)
     flow = flows.get(5)
     assert flow is not None
@@ -236,7 +296,7 @@ def test_small_messages_earn_no_credit_for_an_endless_one(monkeypatch: pytest.Mo
 
 
 def test_what_is_complete_and_unread_or_in_the_kernel_still_is_not_meant(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernel, flows = Kernel(monkeypatch), Unfinished(8 * PEER_BYTES_MAX)
+    kernel, flows = Kernel(monkeypatch), Unfinished(8 * PEER_BYTES_MAX, 2**60)
     flows.arrived(5)
     flow = flows.get(5)
     assert flow is not None
@@ -252,7 +312,7 @@ def test_what_is_complete_and_unread_or_in_the_kernel_still_is_not_meant(monkeyp
 def test_each_of_many_connections_is_looked_at_in_time_and_those_in_doubt_always(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    kernel, flows = Kernel(monkeypatch), Unfinished(2**60)
+    kernel, flows = Kernel(monkeypatch), Unfinished(2**60, 2**60)
     for descriptor in range(2000):
         flows.arrived(descriptor)
         kernel.received[descriptor] = 1000
@@ -268,3 +328,86 @@ def test_each_of_many_connections_is_looked_at_in_time_and_those_in_doubt_always
         assert look(flows) == []
         assert 77 in kernel.asked
         assert len(kernel.asked) <= 201
+
+
+class Held:
+    """Flows of which each has brought so many MiB of a message, in this order, and what becomes of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, held_max: int, **brought: int) -> None:
+        self._kernel, self.flows = Kernel(monkeypatch), Unfinished(2**60, held_max * MIB)
+        self.names = dict(enumerate(brought, 10))
+        for descriptor, name in self.names.items():
+            self.flows.arrived(descriptor)
+            self._kernel.received[descriptor] = 1000
+            self.says(name)
+        self.brings(**brought)
+
+    def _is_stranger(self, descriptor: int) -> bool:
+        return self.names[descriptor].startswith("stranger")
+
+    def _descriptor(self, name: str) -> int:
+        return next(descriptor for descriptor, known in self.names.items() if known == name)
+
+    def brings(self, **brought: int) -> None:
+        for name, mib in brought.items():
+            self._kernel.received[self._descriptor(name)] += mib * MIB
+
+    def says(self, name: str, mib: float = 0.0009) -> None:
+        flow = self.flows.get(self._descriptor(name))
+        assert flow is not None
+        self.flows.took(flow, int(mib * MIB), 1)
+
+    def surplus(self) -> str:
+        """Look, after all that there was to read has been read, and hang up."""
+        self.flows.rounds += 1
+        assert self.flows.look(self._is_stranger) == []
+        chosen = self.flows.surplus(self._is_stranger)
+        for descriptor in chosen:
+            flow = self.flows.get(descriptor)
+            assert flow is not None
+            flow.hung_up = True
+        return " ".join(self.names[descriptor] for descriptor in chosen)
+
+
+def test_where_all_hold_too_much_strangers_go_first_and_then_who_was_silent_longest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = {"early": 50, "small": 2, "stranger1": 6, "late": 60, "stranger2": 9}
+    held = Held(monkeypatch, 100, **given)
+    assert [held.surplus(), held.surplus()] == ["", "stranger2 stranger1 early"], "after a turn for each"
+    assert held.surplus() == "", "those that are hung up do not count"
+    held.brings(late=45)
+    assert [held.surplus(), held.surplus()] == ["late", ""], "at once, where it was so before"
+
+
+def test_strangers_together_may_hold_a_quarter_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Held(monkeypatch, 100, stranger1=9, peer=60, stranger2=8, stranger3=7)
+    assert [held.surplus(), held.flows.suspicious()] == ["", False]
+    held.brings(stranger2=2)
+    assert held.surplus() == ""
+    for number in (1, 2, 3):
+        held.says(f"stranger{number}")
+    assert held.surplus() == "", "each has just brought something, and it is no peer's fault"
+    assert [held.surplus(), held.surplus()] == ["stranger2", ""]
+
+
+def test_what_is_complete_and_unread_does_not_make_it_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Held(monkeypatch, 100, first=70, second=70)
+    assert held.surplus() == ""
+    held.says("first", 70)
+    assert held.surplus() == ""
+    assert not held.flows.suspicious()
+    held.brings(first=70)
+    assert held.surplus() == ""
+    held.says("second", 1)
+    held.says("first", 1)
+    assert held.surplus() == "", "each has brought a message since it was too much"
+    assert held.surplus() == "second"
+    held.flows.gone(10)
+    held.flows.gone(11)
+    assert held.flows.held == 0
+
+
+def test_connections_that_hold_no_more_than_their_share_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Held(monkeypatch, 100, stranger=0, **{f"peer{number}": 1 for number in range(97)}, large=4)
+    assert [held.surplus(), held.surplus()] == ["", "large"]

@@ -1,8 +1,9 @@
 """Those who have keys and do what is not theirs to do, at a real scheduler: what they are believed, and what they may.
 
-A client's role is a right to run code, to see the jobs of all clients, and to end them: `sparrowmq job list`,
-`job show`, `job cancel` and `worker drain` come from another key than the one that submitted. Outcomes, recalls and
-resubmissions are for the client that a job belongs to.
+A client's role is a right to run code, and to see and end the jobs of its owner: those who share the secret are one,
+so that `sparrowmq job list`, `job show` and `job cancel` may come from another process, with another key, than the one
+that submitted. Outcomes, recalls and resubmissions are for the client that a job belongs to. What listed clients may do
+to each other, which is nothing, is in tests/integration/test_secure_owners.py.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ def test_a_role_says_what_is_its_to_say_and_nothing_else(
 # -- clients
 
 
-def test_another_clients_job_can_be_seen_and_ended_and_nothing_more(
+def test_a_job_of_another_who_shares_the_secret_can_be_seen_and_ended_and_nothing_more(
     target: SchedulerRecord, keys: Path, client: Client, gate: Gate
 ) -> None:
     job = client.map(wait_for, [gate.path] * 2, name="mine")
@@ -146,6 +147,8 @@ def test_another_clients_job_can_be_seen_and_ended_and_nothing_more(
         for epoch in (0, 1, 7):
             other.say(submit(1, job=job.id, epoch=epoch))
             assert other.wait(m.Rejected).code == "conflict"
+        other.say(submit(1, job=f"{job.id}.{'a' * 20}"), m.Kill(f"{job.id}.{'a' * 20}", 0))
+        assert other.wait(m.Rejected).code == "forbidden"
         assert not any(future.done() for future in job)
 
         other.say(m.Kill(job.id, 7))  # not its epoch
@@ -181,9 +184,11 @@ def test_a_clients_id_stays_its_keys_when_its_connection_is_gone(
 
 
 def test_a_client_that_says_it_has_another_key(target: SchedulerRecord, keys: Path, client: Client) -> None:
-    """The fingerprint in a hello is the scheduler's to write."""
+    """The fingerprint in a hello is the scheduler's to write, and so is the owner."""
     with Peer(target.address_clients, keyring.load_credentials(keys, "client")) as liar:
-        liar.introduce(hello("client", name("liar"), key="0" * 20))
+        liar.introduce(hello("client", name("liar"), key="0" * 20, owner="0" * 20))
+        liar.say(submit(1, job=f"{name('job')}.{'0' * 20}", payloads=[b"\0"]))
+        assert liar.wait(m.Rejected).code == "forbidden"
         liar.say(submit(1, job=name("job"), payloads=[b"\0"]))
         assert liar.wait(m.Outcome).statuses == bytes([m.SUCCEEDED])
 

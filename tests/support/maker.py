@@ -248,6 +248,7 @@ class Maker:
             probes={id: self.n() for id in ("s1", "s2")[: self.one(0, 1, 2)]},
             draining=self.one(False, False, True),
             leaving=self.rng.random() < 0.05,
+            pushed=self.n(),
         )
 
 

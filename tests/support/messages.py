@@ -34,7 +34,7 @@ SAMPLES: tuple[m.AnyMessage, ...] = (
     m.Hello(
         1, "0.1.0", "worker", "worker-1", 5, "3.11", "box", 77, 4,
         [m.Reserved(_JOB, 0, 1, 2)], [m.Held(_JOB, 0, [3, 4], [1, 2])], ["job-a"], 2,
-        "5f0e61d3a2b4c6978810",
+        "5f0e61d3a2b4c6978810", "5f0e61d3a2b4c6978810",
     ),
     m.Welcome("scheduler-1", 6, "0.1.0", ["job-a"]),
     m.Refused("version", "upgrade"),

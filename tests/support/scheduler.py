@@ -96,11 +96,14 @@ def task(request: int, indices: list[int], attempts: list[int] | None = None, **
 
 
 def result(
-    indices: list[int], *, seq: int = 1, attempt: int = 1, epoch: int = 0, status: int = 0, payload: bytes = b"r"
-) -> m.Result:
+    indices: list[int], *, seq: int = 1, attempt: int = 1, epoch: int = 0, status: int = 0, payload: bytes = b"r",
+    job: str = "a",
+) -> m.Result:  # fmt: skip
     n = len(indices)
-    return m.Result(seq, "a", epoch, indices, [attempt] * n, bytes([status] * n), [1000] * n, [payload] * n)
+    return m.Result(seq, job, epoch, indices, [attempt] * n, bytes([status] * n), [1000] * n, [payload] * n)
 
 
-def outcome(seq: int, indices: list[int], status: int = m.SUCCEEDED, payload: bytes = b"r") -> m.Outcome:
-    return m.Outcome(seq, "a", 0, indices, bytes([status] * len(indices)), [payload] * len(indices))
+def outcome(
+    seq: int, indices: list[int], status: int = m.SUCCEEDED, payload: bytes = b"r", *, job: str = "a"
+) -> m.Outcome:
+    return m.Outcome(seq, job, 0, indices, bytes([status] * len(indices)), [payload] * len(indices))

@@ -28,7 +28,7 @@ def answers(monkeypatch):
         return [m.Status(1, "scheduler-1", jobs=rows)]
 
     monkeypatch.setattr(ask, "statuses", statuses)
-    monkeypatch.setattr(kept, "_kept", lambda store, name: [])
+    monkeypatch.setattr(kept, "_kept", lambda store, name, owner: [])
     monkeypatch.setattr(job, "POLL_S_MIN", 0.001)
     monkeypatch.setattr(job, "POLL_S_MAX", 0.001)
     return SimpleNamespace(given=given, asked=asked)

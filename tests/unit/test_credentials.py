@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given, strategies as st
 from msgspec.structs import replace
 
-from sparrowmq.security.credentials import PROOF_BYTES, Credentials, Trust, fingerprint
+from sparrowmq.security.credentials import PROOF_BYTES, Credentials, Trust, fingerprint, owner_tag
 from sparrowmq.security.pairs import looks_like_key, new_pair, public_of
 
 SERVER, SERVER_SECRET = new_pair()
@@ -42,6 +44,7 @@ def test_who_knows_the_secret_of_the_role_is_let_in():
         (MINE, "scheduler", "s", b"x" * 32, "nobody can enrol as 'scheduler'"),
         (MINE, "", "s", b"x" * 32, "nobody can enrol as ''"),
         (REVOKED, "client", "c", b"", "of lost is revoked"),
+        (LISTED, "client", "c", b"x" * 32, "of laptop is listed: it sends no proof of enrolment"),
     ],
 )
 def test_anything_else_is_refused_with_the_reason(key, role, id, proof, reason):
@@ -65,6 +68,18 @@ def test_a_revoked_key_stays_out_even_with_a_good_proof():
 def test_a_listed_key_needs_no_proof_and_makes_none():
     assert TRUST.verify(LISTED, "client", "anything", b"") == ""
     assert replace(ENROLS, secret=b"").proof("worker-1") == b""
+
+
+def test_both_ends_agree_on_whose_the_jobs_of_a_key_are():
+    listed, enrols = replace(ENROLS, public_key=LISTED, secret=b""), replace(ENROLS, role="client")
+    assert listed.owner == TRUST.owner(LISTED) == owner_tag(LISTED) == fingerprint(LISTED)
+    assert enrols.owner == TRUST.owner(MINE) == ""
+    both = replace(enrols, public_key=LISTED, secret=SECRETS["client"])  # to itself enrolled, and listed
+    assert TRUST.verify(LISTED, "client", "c", both.proof("c")), "it is not let in"
+
+
+def test_a_tag_is_what_redis_and_ids_make_of_it():
+    assert re.fullmatch("[0-9a-f]{20}", owner_tag(LISTED)), "no dot, and nothing that means something in a pattern"
 
 
 @given(one=st.tuples(TEXTS, TEXTS), other=st.tuples(TEXTS, TEXTS))

@@ -69,6 +69,7 @@ def test_a_listed_key_is_handed_out_listed_and_revoked(run, here):
     run("new")
     status, said = run("new", "laptop", "--role", "client")
     assert (status, "laptop is listed as client. Hand out this directory" in said) == (0, True)
+    assert "Its jobs are its own. Have Redis read users.acl again (ACL LOAD)." in said
     assert run("new", "laptop", "--role", "client") == (0, "keys/listed/laptop: complete, nothing was made\n")
     key = load_credentials("keys/listed/laptop", "client").public_key
     assert stat.S_IMODE((here / "keys" / "listed" / "laptop" / "client" / "peer.key").stat().st_mode) == 0o600
@@ -77,12 +78,14 @@ def test_a_listed_key_is_handed_out_listed_and_revoked(run, here):
     assert [row["kind"] for row in rows.values()] == ["server", "secret", "secret", "secret", "listed"]
     status, said = run("revoke", "laptop")
     assert (status, "laptop is revoked: key" in said) == (0, True)
+    assert "Its Redis user is removed. Have Redis read users.acl again (ACL LOAD)." in said
     assert load_trust("keys").admits(key)
     assert run("revoke", "laptop") == (0, "laptop was revoked before\n")
     assert "revoked" in run("list")[1]
     other = "0" * 40
     assert json.loads(run("revoke", other, "-o", "json")[1])[0]["key"] == other
-    assert run("new", "desk", "--role", "worker", "--out", "usb")[0] == 0
+    status, said = run("new", "desk", "--role", "worker", "--out", "usb")
+    assert (status, "ACL LOAD" in said) == (0, False), "it goes by the user of all workers"
     assert load_credentials("usb", "worker").secret == b""
 
 
@@ -91,6 +94,8 @@ def test_a_role_is_revoked(run):
     before = load_credentials("keys", "client")
     status, said = run("revoke", "client")
     assert (status, "a new secret and a new Redis password" in said, "ACL LOAD" in said) == (0, True, True)
+    assert "beside a listed key" not in said, "a listed client has one of its own"
+    assert "beside a listed key" in run("revoke", "worker")[1]
     assert load_trust("keys").verify(before.public_key, "client", "c", before.proof("c"))
 
 

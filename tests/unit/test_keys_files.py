@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from sparrowmq.errors import SecurityError, UsageError
 from sparrowmq.security import keyring
-from sparrowmq.security.keyring import load_credentials, load_trust, redis_password, stamp
+from sparrowmq.security.keyring import load_credentials, load_trust, owner_in, redis_password, redis_user, stamp
 from sparrowmq.security.making import Tree
 from sparrowmq.security.redis_acl import users
 
@@ -228,7 +229,7 @@ def test_what_is_missing_is_named_with_where_it_comes_from(tree: Tree) -> None:
 def list_peer(tree: Tree, name: str, role: str = "client") -> Path:
     out = tree.root / "listed" / name
     with tree.changing():
-        tree.list_peer(name, role, out)
+        tree.list_peer(name, role, out, "sq:")
     return out
 
 
@@ -239,7 +240,8 @@ def test_a_listed_key_is_known_by_its_name_until_it_is_revoked(tree: Tree) -> No
     trust = load_trust(tree.root)
     assert trust.listed == {credentials.public_key: ("client", "laptop")}
     assert trust.verify(credentials.public_key, "client", "x", b"") == ""
-    assert redis_password(out, "client") == redis_password(tree.root, "client")
+    assert (redis_user(out, "client"), owner_in(out, "client")) == (f"client-{credentials.owner}", credentials.owner)
+    assert redis_password(out, "client") != redis_password(tree.root, "client")
     assert tree.revoke_key("laptop") == [(credentials.public_key.decode(), "laptop")]
     assert tree.revoke_key("laptop") == []
     assert stamp(tree.root) != before
@@ -250,17 +252,87 @@ def test_a_listed_key_is_known_by_its_name_until_it_is_revoked(tree: Tree) -> No
     assert (trust.admits(renewed.public_key), trust.admits(credentials.public_key) != "") == ("", True)
 
 
+def listed_lines(tree: Tree) -> list[str]:
+    lines = (tree.root / "redis" / "users.acl").read_text().splitlines()
+    return [line for line in lines if line.startswith("user client-")]
+
+
+def test_a_listed_client_has_a_redis_user_of_its_own_as_long_as_it_is_listed(tree: Tree) -> None:
+    file = tree.root / "redis" / "users.acl"
+    file.write_text(file.read_text() + "user backup on nopass ~* +@read\n")
+    outs = {name: list_peer(tree, name) for name in ("laptop", "desk")}
+    list_peer(tree, "node", "worker")
+    users_of = {name: redis_user(out, "client") for name, out in outs.items()}
+    passwords = {name: redis_password(out, "client") for name, out in outs.items()}
+    assert len({*passwords.values(), redis_password(tree.root, "client")}) == 3
+    assert [line.split()[1] for line in listed_lines(tree)] == list(users_of.values())
+    for name, line in zip(outs, listed_lines(tree), strict=True):
+        tag, digest = owner_in(outs[name], "client"), hashlib.sha256((passwords[name] or "").encode()).hexdigest()
+        assert f" #{digest} " in line
+        assert line.endswith(f"(-@all +hmget %R~sq:job:*.{tag}) (-@all +xread %R~sq:outcomes:*.{tag})")
+        assert line.count("job:") == line.count("outcomes:") == 1
+    assert complete(tree.root).made == [], "nothing is forgotten"
+    assert redis_user(tree.root, "client") == "client"
+    assert redis_user(tree.root / "listed" / "node", "worker") == "worker", "members of other roles are not told apart"
+
+    before = listed_lines(tree)
+    tree.revoke_key("laptop")
+    assert listed_lines(tree) == before[1:]
+    assert "user backup on" in file.read_text()
+    list_peer(tree, "laptop")
+    assert redis_user(outs["laptop"], "client") != users_of["laptop"]
+    assert redis_password(outs["laptop"], "client") != passwords["laptop"], "who had the old one has none of the new"
+    assert len(listed_lines(tree)) == 2
+    (tree.root / "scheduler" / "revoked.txt").write_text("laptop\ndesk\n")  # by hand
+    complete(tree.root)
+    assert listed_lines(tree) == []
+
+
+def test_users_of_listed_clients_follow_the_prefix_and_outlive_the_secret(tree: Tree) -> None:
+    list_peer(tree, "laptop")
+    before = listed_lines(tree)
+    with tree.changing():
+        tree.revoke_role("client", "sq:")
+        assert listed_lines(tree) == before
+        tree.complete("mine:")
+    assert listed_lines(tree) == [line.replace("sq:", "mine:") for line in before]
+
+
+def test_a_listed_key_is_not_put_where_the_roles_secret_lies(tree: Tree) -> None:
+    before = contents(tree.root)
+    with pytest.raises(UsageError, match="client holds the secret of all clients, and a listed key has none"):
+        tree.list_peer("laptop", "client", tree.root, "sq:")
+    assert contents(tree.root) == before
+
+
+def test_where_there_are_no_redis_users_a_listed_client_gets_none(tree: Tree) -> None:
+    (tree.root / "redis" / "users.acl").unlink()
+    out = list_peer(tree, "laptop")
+    tree.revoke_key("laptop")
+    assert redis_password(out, "client") is None
+    assert not (tree.root / "redis" / "users.acl").exists(), "in a file with these alone everybody may do everything"
+
+
+def test_two_keys_of_one_fingerprint_are_not_listed(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would be one owner."""
+    list_peer(tree, "laptop")
+    list_peer(tree, "desk")
+    monkeypatch.setattr(keyring, "owner_tag", lambda key: "0" * 20)
+    with pytest.raises(SecurityError, match=r"peer desk: its key, or another of fingerprint 0{20}, is listed twice"):
+        load_trust(tree.root)
+
+
 def test_listing_again_changes_nothing_and_takes_no_name_from_another(tree: Tree, tmp_path: Path) -> None:
     out = list_peer(tree, "laptop")
     before = contents(tree.root)
     list_peer(tree, "laptop")
     assert contents(tree.root) == before
     with pytest.raises(UsageError, match="laptop is listed already, as client"):
-        tree.list_peer("laptop", "client", tmp_path / "elsewhere")
+        tree.list_peer("laptop", "client", tmp_path / "elsewhere", "sq:")
     with pytest.raises(UsageError, match="laptop is listed already, as client"):
-        tree.list_peer("laptop", "worker", out)
+        tree.list_peer("laptop", "worker", out, "sq:")
     with pytest.raises(UsageError, match=r"peer\.key is another's key"):
-        tree.list_peer("desktop", "client", out)
+        tree.list_peer("desktop", "client", out, "sq:")
     (tree.root / "scheduler" / "peers.toml").unlink()  # as if it had been interrupted before it was listed
     list_peer(tree, "laptop")
     assert contents(tree.root) == before

@@ -71,7 +71,7 @@ def test_who_takes_no_task_or_has_ended_none_yet_has_no_say() -> None:
         worker("without-slots", slots=0),
         worker("at-its-first-task", service_us=0, **busy),
         worker("known", **busy),
-        Beat("scheduler", "s", 1, 1, 100),
+        Beat("scheduler", "s", 1, 1, 100, queued=15),
     )
     waits = {row.id: row.wait_ms for row in told.nodes}
     assert waits.pop("known") == 300.0
@@ -89,7 +89,9 @@ def test_only_workers_that_are_alive_count_and_one_that_is_off_changes_little() 
 
 def test_the_series_of_a_cluster_that_works() -> None:
     told = report(
-        worker("w1", running=2, queued=6), worker("w2", running=2, queued=2), Beat("scheduler", "s", 1, 1, 100)
+        worker("w1", running=2, queued=6),
+        worker("w2", running=2, queued=2),
+        Beat("scheduler", "s", 1, 1, 100, queued=4),
     )
     assert series(Reading(1, 2, True, told)) == {
         "up": 1.0, "schedulers": 1.0, "assistants": 2.0, "assistant_leads": 1.0,

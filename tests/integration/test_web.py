@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import signal
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from sparrowmq.cli.main import main
@@ -336,12 +336,26 @@ def state(tmp_path: Path) -> Iterator[dict[str, str]]:
 def test_up_has_a_page_that_starts_when_it_is_looked_at_and_ends_with_it(state: dict[str, str]) -> None:
     told = json.loads(run("-o", "json", "up", "--detach", "--workers", "1", **state).stdout)
     port = int(told["page"].rpartition(":")[2])
-    answer = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
-    answer.request("GET", "/healthz")
-    assert answer.getresponse().read() == b'{"status":"ok"}'
-    answer.close()
+    assert healthy(port)
     assert run("down", **state).returncode == 0
     until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) != 0, WAIT_S)
+
+
+def healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=WAIT_S) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+def test_a_page_that_is_killed_is_there_again(state: dict[str, str]) -> None:
+    told = json.loads(run("-o", "json", "up", "--detach", "--workers", "0", "--assistants", "0", **state).stdout)
+    port = int(told["page"].rpartition(":")[2])
+    assert healthy(port)
+    (page,) = [child for child in psutil.Process(told["pid"]).children() if "--fd" in child.cmdline()]
+    page.kill()
+    until(lambda: healthy(port), WAIT_S)
 
 
 def test_up_takes_the_next_free_port_and_none_where_none_is_wanted(state: dict[str, str]) -> None:

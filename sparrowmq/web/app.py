@@ -41,6 +41,7 @@ HEADERS: Final = (
     ("x-frame-options", "DENY"),
     ("cross-origin-resource-policy", "same-origin"),
     ("cross-origin-opener-policy", "same-origin"),
+    ("connection", "close"),  # one request each: nobody keeps a connection by half a second one
 )
 METHODS: Final = ("GET", "HEAD")
 LOOPBACK: Final = frozenset(("localhost", "127.0.0.1", "[::1]"))

@@ -68,6 +68,7 @@ def test_every_answer_keeps_browsers_strict(page: Page, path: str) -> None:
     assert headers["referrer-policy"] == "no-referrer"
     assert headers["x-frame-options"] == "DENY"
     assert headers["cross-origin-resource-policy"] == "same-origin"
+    assert headers["connection"] == "close"
     assert "access-control-allow-origin" not in headers
     assert "server" not in headers
 

@@ -1,10 +1,11 @@
 # Every target makes .venv by itself, from Python 3.11 or later (with venv and pip) and make.
 #
 #   make demo                   a local cluster, a real job, the four placement policies compared
-#   make test                   all tests but those of the next two   (ARGS="-k name -x")
+#   make test                   all tests but those of the next targets   (ARGS="-k name -x")
 #   make test-heavy             points of the paper's figures at full size, 200 random clusters, a million mutated frames
 #   make docker-demo            the same in containers, which are killed and paused under a job
 #   make test-docker            the tests that need a Docker engine
+#   make test-browser           the page in a real browser; needs Chromium (Debian: apt install chromium)
 #   make lint                   ruff, mypy --strict, the import contracts
 #   make format                 let ruff rewrite the files
 #   make bench                  the benchmarks whose figures stand in docs/performance.md, about 15 minutes
@@ -17,7 +18,7 @@ PYTHON ?= $(shell cat $(VENV)/.python 2>/dev/null || command -v python3.11 || co
 STAMP := $(VENV)/.made-by$(subst /,-,$(PYTHON))
 ARGS ?=
 
-.PHONY: help venv demo docker-demo test test-heavy test-docker lint format bench clean
+.PHONY: help venv demo docker-demo test test-heavy test-docker test-browser lint format bench clean
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +49,9 @@ test-heavy: $(STAMP)
 
 test-docker: $(STAMP)
 	$(BIN)/python -m pytest -m docker -s tests/docker $(ARGS)
+
+test-browser: $(STAMP)
+	$(BIN)/python -m pytest -m browser tests/browser $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

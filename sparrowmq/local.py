@@ -22,7 +22,7 @@ import msgspec
 from sparrowmq import config
 from sparrowmq.errors import ConfigError, Refused, SparrowError, Unavailable, UsageError
 from sparrowmq.runtime import directory, state
-from sparrowmq.runtime.launch import LaunchSpec, Order, Report
+from sparrowmq.runtime.launch import LaunchSpec, OnConnect, Order, Report
 from sparrowmq.security import keyring
 from sparrowmq.settings import (
     AssistantSettings,
@@ -58,6 +58,8 @@ class LocalCluster:
     drain, a signal, `scale`) stays away. The Valkey server is always replaced. Log lines go to ``log_path``, or to
     STANDARD_ERROR (None: to a file that goes with the cluster, and into the error when starting fails).
 
+    ``page`` is a program of its own that starts when somebody connects to its socket, and ends with the cluster.
+
     With ``security.keys`` every connection between its processes is encrypted, and clients need the same keys.
 
     Raises Unavailable when the cluster is not ready within ``start_timeout_s``, UsageError for bad counts, ConfigError
@@ -83,6 +85,7 @@ class LocalCluster:
         start_timeout_s: float = 15.0,
         detached: bool = False,
         state_path: str | Path | None = None,
+        page: OnConnect | None = None,
     ) -> None:
         counts = (
             ("workers", workers, 0),
@@ -115,6 +118,7 @@ class LocalCluster:
             start_timeout_s=start_timeout_s,
             state_path=str(state_path or ""),
             log_path=str(log_path or ""),
+            page=page,
             python_path=[os.path.abspath(entry) for entry in sys.path],
         )
         self._directory = Path()
@@ -204,7 +208,7 @@ class LocalCluster:
             stdout=subprocess.PIPE,
             stderr=self._log_file,
             start_new_session=True,  # Ctrl-C is the owner's to handle
-            pass_fds=(self._held_fd,),
+            pass_fds=(self._held_fd, *([] if spec.page is None else [spec.page.fd])),
             bufsize=0,
         )
         self._listener = threading.Thread(target=self._listen, args=(self._process,), name="cluster", daemon=True)
@@ -413,7 +417,7 @@ def _check_keys(keys: str, members: Mapping[str, int]) -> None:
 
 
 def _nobody() -> dict[str, list[Member]]:
-    return {"scheduler": [], "worker": [], "assistant": []}
+    return {"scheduler": [], "worker": [], "assistant": [], "web": []}
 
 
 # The cluster that `sparrowmq up` started.

@@ -24,7 +24,7 @@ BUILD_S: Final = 300.0
 UP_S: Final = 180.0
 CALL_S: Final = 60.0
 _POLL_S: Final = 0.05
-_FOREIGN: Final = ("COMPOSE_", "SPARROWMQ_", "WORKER_")  # what would change docker-compose.yml
+_FOREIGN: Final = ("COMPOSE_", "PAGE_", "SPARROWMQ_", "WORKER_")  # what would change docker-compose.yml
 _SAID_CHARS: Final = 2000
 
 Row = dict[str, Any]
@@ -61,7 +61,7 @@ class Project:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
         self._options: Row = {
             "cwd": ROOT,
-            "env": {**kept, "TAG": tag, **(environment or {})},
+            "env": {**kept, "TAG": tag, "PAGE_PORT": "", **(environment or {})},
             "text": True,
         }
         self._console = ""

@@ -5,6 +5,8 @@ Owns: these commands. Must not know: how processes are started (local.py) or mes
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import sys
 import time
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sparrowmq.cli import show
+from sparrowmq.cli import show, web as page
 from sparrowmq.cli.base import Command, Globals, pass_globals
 from sparrowmq.cli.values import Duration, Whole
 from sparrowmq.errors import Unavailable
@@ -31,8 +33,11 @@ WATCH_INTERVAL_S = 1.0
 @click.option("--schedulers", type=Whole(1, 1024), default=2, show_default=True, help="Number of schedulers.")
 @click.option("--assistants", type=Whole(0, 64), default=1, show_default=True, help="Number of assistants.")
 @click.option("--detach", is_flag=True, help="Return when the cluster is ready; `sparrowmq down` ends it.")
+@click.option("--no-page", is_flag=True, help="Serve no live page (extra `web`).")
 @pass_globals
-def up(options: Globals, workers: int, slots: int, schedulers: int, assistants: int, detach: bool) -> int:
+def up(
+    options: Globals, workers: int, slots: int, schedulers: int, assistants: int, detach: bool, no_page: bool
+) -> int:
     """Start schedulers, workers, assistants and (without --redis) a Valkey server on this machine.
 
     In the foreground it runs until Ctrl-C. The other commands find it by themselves.
@@ -50,6 +55,8 @@ def up(options: Globals, workers: int, slots: int, schedulers: int, assistants: 
     if not detach and sys.stderr.isatty() and loaded.sources["log.level"] == "default":
         log = msgspec.structs.replace(log, level="warning")  # this terminal is for people: no line for each connection
     begin = time.monotonic()
+    listener = None if no_page else page.listen_for_up()
+    words = [] if options.config is None else ["--config", os.path.abspath(options.config)]
     cluster = local.LocalCluster(
         workers,
         slots,
@@ -65,11 +72,14 @@ def up(options: Globals, workers: int, slots: int, schedulers: int, assistants: 
         restart=True,
         detached=detach,
         state_path=path,
+        page=None if listener is None else page.on_connect(listener, words),
     )
     if not detach:
         signal.signal(signal.SIGTERM, _interrupt)
-    cluster.start()
-    _say_ready(options, cluster, not loaded.store.url, slots, time.monotonic() - begin, detach)
+    with contextlib.closing(listener) if listener is not None else contextlib.nullcontext():
+        cluster.start()
+        address = "" if listener is None else f"http://{page.HOST}:{listener.getsockname()[1]}"
+    _say_ready(options, cluster, not loaded.store.url, slots, time.monotonic() - begin, detach, address)
     return 0 if detach else _stay(options, cluster)
 
 
@@ -78,7 +88,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 def _say_ready(
-    options: Globals, cluster: LocalCluster, embedded: bool, slots: int, took_s: float, detach: bool
+    options: Globals, cluster: LocalCluster, embedded: bool, slots: int, took_s: float, detach: bool, address: str
 ) -> None:
     from sparrowmq.store.connection import describe
 
@@ -96,9 +106,10 @@ def _say_ready(
             counts += f"  {mark} {show.count(len(assistants), 'assistant')}"
         click.echo(f"{mark} {store}  {counts}   {took_s:.2f} s")
         stop = "sparrowmq down" if detach else f"Ctrl-C (running tasks get {DRAIN_S:g} s; again: at once)"
-        click.echo(f"stop: {stop}   try: sparrowmq run -n 200 -- sleep 0.1")
+        seen = f"page {address}   " if address else ""
+        click.echo(f"{seen}stop: {stop}   try: sparrowmq run -n 200 -- sleep 0.1")
 
-    result: dict[str, object] = {"url": url, "pid": cluster.pid, "ready_s": round(took_s, 3)}
+    result: dict[str, object] = {"url": url, "pid": cluster.pid, "ready_s": round(took_s, 3), "page": address or None}
     result |= {"schedulers": schedulers, "workers": workers, "assistants": assistants}
     show.emit(options, result, people, quiet=lambda row: row["url"])
     sys.stdout.flush()

@@ -39,6 +39,7 @@ _COMMANDS = {
     "worker": ("sparrowmq.cli.role:worker", "Start, list, drain, stop workers."),
     "assistant": ("sparrowmq.cli.assistant:assistant", "Start an assistant, show what it thinks of whom."),
     "metrics": ("sparrowmq.cli.metrics:metrics", "Serve figures to Prometheus."),
+    "web": ("sparrowmq.cli.web:web", "Serve the live page: see the cluster work, fail and heal."),
     "config": ("sparrowmq.cli.configure:config", "Show settings, check files."),
     "keys": ("sparrowmq.cli.keys:keys", "Make, list, revoke keys."),
     "doctor": ("sparrowmq.cli.doctor:doctor", "Look for what is wrong, and say what to do."),

@@ -265,8 +265,8 @@ class Client(Submitter):
     ) -> list[m.Status]:
         """Ask every scheduler once; return the status of each that answers within ``timeout_s``.
 
-        ``what``: "summary", "workers", "jobs", "job" (with ``job``: an id or its prefix), "tasks" (with a full id and
-        up to 1,000 ``indices``) or "failures" (with a full id).
+        ``what``: "summary", "workers", "jobs", "recent" (workers, and the newest jobs), "job" (with ``job``: an id or
+        its prefix), "tasks" (with a full id and up to 1,000 ``indices``) or "failures" (with a full id).
         """
         question = m.Query(1, what, job, list(indices))
         return [told.status for told in self._connection.inquire(question, timeout_s)]

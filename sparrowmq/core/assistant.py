@@ -60,6 +60,10 @@ class NodeReport(msgspec.Struct, frozen=True):
     running: int
     queued: int
     wait_ms: float | None = None
+    interval_ms: int = 0  # so far apart are its beats; 0: not told
+    suspect_after_ms: float = 0.0  # of silence: its detector's deadline as its last beat has set it
+    suspected_unix_s: float = 0.0  # when the last suspicion began, 0 if there was none
+    heard_unix_s: float = 0.0  # when its last beat reached the store, 0: not told
 
 
 class AssistantReport(msgspec.Struct, frozen=True):
@@ -334,7 +338,9 @@ class Assistant:
         wait_us = self.hinting.expected_wait_us(beat.id) if beat.kind == m.WORKER else None
         return NodeReport(
             beat.kind, beat.id, beat.incarnation, node.state, since_unix_s, silent_ms, node.beats, node.suspicions,
-            beat.slots, beat.running, beat.queued, None if wait_us is None else wait_us / 1e3,
+            beat.slots, beat.running, beat.queued, None if wait_us is None else wait_us / 1e3, beat.interval_ms,
+            round((self.judge.suspect_at_s(node) - node.heard_s) * 1e3, 1),
+            self._unix_offset_s + node.suspected_s if node.suspicions else 0.0, self._unix_offset_s + node.heard_s,
         )  # fmt: skip
 
     def _log(self, level: str, event: str, **fields: object) -> None:

@@ -47,6 +47,7 @@ class Node:
     not_before_s: float = 0.0  # no suspicion earlier than this
     beats: int = 0
     suspicions: int = 0
+    suspected_s: float = 0.0  # when the last suspicion began
     entry: int = 0  # of its deadline; others of it mean nothing any more
 
     @property
@@ -166,7 +167,9 @@ class Judge:
                     continue
                 node.state = DEAD if node.state == SUSPECT else SUSPECT
                 node.since_s = self._seen_s
-                node.suspicions += node.state == SUSPECT
+                if node.state == SUSPECT:
+                    node.suspicions += 1
+                    node.suspected_s = self._seen_s
                 changed.append(node)
             self._arm(key, node)
         return changed
@@ -186,6 +189,10 @@ class Judge:
             return node.since_s + self._settings.forget_after_s
         deadline_s = max(node.detector.deadline_s, node.not_before_s)
         return deadline_s + (self._settings.confirm_beats * node.interval_s if node.state == SUSPECT else 0.0)
+
+    def suspect_at_s(self, node: Node) -> float:
+        """Return until when a node that is alive may be silent: its detector's deadline, and what is added to it."""
+        return max(node.detector.deadline_s, node.not_before_s) + self.margin_s
 
     def _rearm(self, until_s: float) -> None:
         """Nothing could be judged for a while: nodes get until then to be heard.

@@ -5,7 +5,9 @@ Owns: how records become status rows, and that nobody sees jobs of another owner
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
+from typing import Final
 
 import msgspec
 
@@ -14,6 +16,9 @@ from sparrowmq.core.job import Job
 from sparrowmq.core.peers import Worker
 from sparrowmq.core.state import State
 from sparrowmq.protocol import messages as m
+
+RECENT_OPEN: Final = 200  # jobs of a "recent" status that are not over
+RECENT_OVER: Final = 30  # ... and that are
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
@@ -101,9 +106,11 @@ def status(
             for job in table
             if job.id.startswith(prefix) and ids.owner_of(job.id) == owner
         ]
-    elif what in ("workers", "summary"):
+    elif what in ("workers", "summary", "recent"):
         left = reservations(state)
         workers = [worker_status(worker, left.get(worker.id, 0)) for worker in state.workers.values()]
+        if what == "recent":
+            jobs = [job_status(job, state.unix_offset_s) for job in _recent(state, owner)]
     elif isinstance(query, m.Query) and ids.owner_of(query.job) == owner:
         tasks = _tasks(state, query)
     return m.Status(
@@ -118,6 +125,13 @@ def status(
         state.package,
         max(0.0, state.unix_offset_s + now),
     )
+
+
+def _recent(state: State, owner: str) -> Iterator[Job]:
+    """Yield the newest jobs of an owner: who looks twice a second has no use for a thousand that are over."""
+    over = (job for job in reversed(state.history.finished.values()) if ids.owner_of(job.id) == owner)
+    here = (job for job in reversed(state.jobs.values()) if ids.owner_of(job.id) == owner)
+    return chain(islice(over, RECENT_OVER), islice(here, RECENT_OPEN))
 
 
 def reservations(state: State) -> dict[str, int]:

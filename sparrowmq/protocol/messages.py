@@ -319,8 +319,9 @@ class Kill(Message, frozen=True, tag=20):
 class Query(Message, frozen=True, tag=21):
     """Ask for a `Status` once.
 
-    ``what``: "summary", "workers", "jobs", "job" (with ``job``: an id or its prefix), "tasks" (with a full id and
-    ``indices``) or "failures" (with a full id: the first tasks that did not succeed).
+    ``what``: "summary", "workers", "jobs", "recent" (workers, and the newest jobs), "job" (with ``job``: an id or its
+    prefix), "tasks" (with a full id and ``indices``) or "failures" (with a full id: the first tasks that did not
+    succeed).
     """
 
     request: Count

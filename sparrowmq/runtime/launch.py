@@ -16,6 +16,16 @@ from sparrowmq.settings import AssistantSettings, LogSettings, SchedulerSettings
 SOCKET_PATH_CHARS_MAX: Final = 90  # a Unix socket's path has at most 107, its ending included
 
 
+class OnConnect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A program of the cluster that is started when somebody first connects to a listening socket, which it inherits.
+
+    It finds the cluster by SPARROWMQ_STORE_URL and SPARROWMQ_SECURITY_KEYS, and the socket at the same number.
+    """
+
+    fd: int
+    command: list[str]
+
+
 class LaunchSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What to start; the first line. ``directory`` is private and goes with the cluster.
 
@@ -40,6 +50,7 @@ class LaunchSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_path: str = ""
     python_path: list[str] = []
     held_fd: int = -1  # inherited: it keeps ``directory`` from being taken for a left one
+    page: OnConnect | None = None
 
 
 class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

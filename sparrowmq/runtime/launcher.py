@@ -14,13 +14,14 @@ from __future__ import annotations
 import gc
 import os
 import random
+import select
 import selectors
 import signal
 import sys
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import msgspec
 
@@ -41,7 +42,8 @@ SCHEDULER_STOP_S = 1.0  # once the workers have drained
 OWNER_CHECK_S = 1.0
 READY_CHECK_S = 0.01
 _NEVER = float("inf")
-_ARTICLES = {"scheduler": "a scheduler", "worker": "a worker", "assistant": "an assistant"}
+PAGE = "web"
+_ARTICLES = {"scheduler": "a scheduler", "worker": "a worker", "assistant": "an assistant", PAGE: "the page"}
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -187,6 +189,8 @@ class Launcher:
                 os.close(descriptor)
             if self._registry is not None:
                 self._registry.close()
+            if self._spec.page is not None and role != PAGE:
+                os.close(self._spec.page.fd)
             null = os.open(os.devnull, os.O_RDONLY)
             os.dup2(null, 0)
             os.close(null)
@@ -201,6 +205,8 @@ class Launcher:
 
     def _be(self, role: str, identity: str) -> int:
         spec = self._spec
+        if role == PAGE:
+            self._run_page()
         if role == "assistant":
             from sparrowmq.runtime.assisting import run_assistant
 
@@ -211,6 +217,15 @@ class Launcher:
             settings = nearby(spec.scheduler, Path(spec.directory, identity))
             return roles.run_scheduler(settings, self._store, spec.log, id=identity, keys=spec.keys)
         return roles.run_worker(spec.worker, self._store, spec.log, id=identity, keys=spec.keys)
+
+    def _run_page(self) -> NoReturn:
+        """In the child: become the program once somebody connects. Until then it costs a copy of page tables."""
+        page = self._spec.page
+        assert page is not None
+        select.select([page.fd], [], [])
+        os.set_inheritable(page.fd, True)
+        found = {"SPARROWMQ_STORE_URL": self._store.url, "SPARROWMQ_SECURITY_KEYS": self._spec.keys}
+        os.execve(page.command[0], page.command, os.environ | found)
 
     def _reap(self) -> None:
         for pid in list(self._members):
@@ -328,6 +343,8 @@ class Launcher:
                 keys=self._spec.keys,
             )
             state.write(Path(self._spec.state_path), found)
+        if self._spec.page is not None:
+            self._fork(PAGE)
         _report(Report("ready", url=self._store.url, pid=os.getpid()))
         if self._spec.detached:
             self._selector.unregister(0)
@@ -389,7 +406,7 @@ class Launcher:
         self._stopping, self._stop_deadline = True, deadline
         self._tell("worker")
         if not drain_s:
-            self._tell("scheduler", "assistant")
+            self._tell("scheduler", "assistant", PAGE)
 
     def _tell(self, *roles: str) -> None:
         self._schedulers_told = self._schedulers_told or "scheduler" in roles
@@ -400,7 +417,7 @@ class Launcher:
     def _go_on_stopping(self, now: float) -> None:
         workers_left = any(member.role == "worker" for member in self._members.values())
         if not workers_left and not self._schedulers_told:
-            self._tell("scheduler", "assistant")
+            self._tell("scheduler", "assistant", PAGE)
             self._stop_deadline = now + SCHEDULER_STOP_S
         if now >= self._stop_deadline:
             for member in self._members.values():
@@ -450,6 +467,8 @@ def main() -> int:
     spec = msgspec.json.decode(line, type=LaunchSpec)
     if spec.held_fd >= 0:
         os.set_inheritable(spec.held_fd, False)  # what runs a program of its own is none of the cluster
+    if spec.page is not None:
+        os.set_inheritable(spec.page.fd, False)
     for entry in spec.python_path:
         if entry not in sys.path:
             sys.path.append(entry)

@@ -87,6 +87,7 @@ TABLE: Final[Mapping[str, tuple[Row, ...]]] = {
         Row("zrange", "R", "jobs:open jobs:over"),
         Row("get mget", "R", "worker:* assistant:* report:* lease"),
         *_read_jobs("?" * ids.JOB_CHARS),
+        Row("xread", "R", "beats"),
     ),
 }
 _LISTED: Final = re.compile(rf"user {CLIENT}-([0-9a-f]{{20}}) .*#([0-9a-f]{{64}}) ")

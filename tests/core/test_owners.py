@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sparrowmq.core import effects as fx
+from sparrowmq.core import effects as fx, report
 from sparrowmq.core.keeping import Orphan
 from sparrowmq.protocol import messages as m
 from tests.support.scheduler import SPEC, World, hello, outcome, result, submit
@@ -118,6 +118,34 @@ def test_another_owners_job_is_not_looked_up(stranger: str, over: bool) -> None:
     assert (summary.jobs, [row.id for row in summary.workers]) == ([], ["w1"])
     assert summary.counters["jobs_now"] == (0 if over else 1), "the cluster's figures are everybody's"
     assert counted(made) == 0, "to ask is no offence"
+
+
+@pytest.mark.parametrize("over", [False, True], ids=["unfinished", "over"])
+def test_the_newest_jobs_are_those_of_ones_own(over: bool) -> None:
+    made = running()
+    if over:
+        made.hear("w1", result([0, 1], job=JOB))
+        made.said()
+    for who, jobs in {"A2": [JOB], "B": [], "C": []}.items():
+        recent = made.ask(m.Query(1, "recent"), who)
+        assert ([row.id for row in recent.jobs], [row.id for row in recent.workers]) == (jobs, ["w1"])
+
+
+def test_of_the_newest_jobs_few_are_told() -> None:
+    made = running()
+    for number in range(report.RECENT_OPEN + 5):
+        made.hear("C", submit(1, job=f"c{number:03}"))
+    made.wait(1.0)  # so much at once has to wait for its turn
+    made.said()
+    told = [row.id for row in made.ask(m.Query(1, "recent"), "C").jobs]
+    assert told == [f"c{number:03}" for number in range(report.RECENT_OPEN + 4, 4, -1)]
+    for number in range(report.RECENT_OVER + 5):
+        assert made.start("w1", 1, f"c{number:03}") == [0]
+        made.hear("w1", result([0], job=f"c{number:03}"))
+    made.wait(1.0)
+    made.said()
+    over = [row.id for row in made.ask(m.Query(1, "recent"), "C").jobs if row.state == "done"]
+    assert over == [f"c{number:03}" for number in range(report.RECENT_OVER + 4, 4, -1)]
 
 
 def test_a_subscription_shows_jobs_of_ones_own() -> None:

@@ -36,7 +36,13 @@ def test_every_container_is_closed(service: dict[str, Any]) -> None:
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["init"] is True
-    assert not {"container_name", "ports", "privileged", "cap_add", "devices", "ipc", "pid"} & set(service)
+    assert not {"container_name", "privileged", "cap_add", "devices", "ipc", "pid"} & set(service)
+
+
+def test_nothing_is_published_but_the_page_and_that_for_this_machine_only() -> None:
+    published = {role: service["ports"] for role, service in COMPOSE["services"].items() if "ports" in service}
+    assert published == {"web": ["127.0.0.1:${PAGE_PORT-8787}:8787"]}
+    assert not [role for role, service in STACK["services"].items() if "ports" in service]
 
 
 @pytest.mark.parametrize("role", list(COMPOSE["services"]))
@@ -62,7 +68,7 @@ def test_the_stack_has_nothing_that_only_compose_understands() -> None:
 
 
 def test_each_role_is_given_its_own_keys_to_read() -> None:
-    for role, own in {**OWN, "cli": "client"}.items():
+    for role, own in {**OWN, "cli": "client", "web": "client"}.items():
         volumes = [volume for volume in COMPOSE["services"][role]["volumes"] if isinstance(volume, str)]
         assert [volume for volume in volumes if "keys" in volume] == [f"keys-{own}:/keys/{own}:ro"]
 
@@ -81,7 +87,7 @@ def test_the_stack_hands_out_the_files_that_the_manifests_do() -> None:
 
 
 def test_the_stack_has_every_service_that_stays_and_a_version_of_all_its_keys() -> None:
-    assert set(STACK["services"]) == set(COMPOSE["services"]) - {"keys", "cli"}
+    assert set(STACK["services"]) == set(COMPOSE["services"]) - {"keys", "cli", "web"}  # Swarm has no loopback
     assert STACK["services"]["metrics"]["command"] == COMPOSE["services"]["metrics"]["command"]
     wanted = set(re.findall(r"\b[A-Z]+_VERSION\b", (ROOT / "docker" / "stack.yml").read_text()))
     (exported,) = re.findall(r"^export ([A-Z_ ]+_VERSION)$", (ROOT / "docker" / "stack-up").read_text(), re.MULTILINE)

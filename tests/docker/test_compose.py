@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -43,6 +44,19 @@ def test_200_commands_on_10_workers(project: Project) -> None:
     assert all(worker["done"] > 0 for worker in workers)
 
 
+def test_the_page_shows_the_workers_and_their_heartbeats(project: Project) -> None:
+    where = project("port", "web", "8787").strip()
+
+    def shown() -> bool:
+        with urllib.request.urlopen(f"http://{where}/snapshot.json", timeout=10.0) as answer:
+            snapshot = json.load(answer)
+        alive = sum(tile["state"] == "alive" for tile in snapshot["tiles"]["rows"])
+        return alive == WORKERS and all(row["beats_ms"] for row in snapshot["strip"]["rows"])
+
+    assert where.startswith("127.0.0.1:")
+    until(shown, "the page shows all workers")
+
+
 def test_slots_follow_the_cpu_quota(project: Project) -> None:
     assert {worker["slots"] for worker in project.workers()} == {1}
 
@@ -70,14 +84,16 @@ def test_growing_from_2_to_10_workers_speeds_a_running_job_up(project: Project) 
     assert sum(worker["done"] > 0 for worker in project.workers()) > 2
 
 
-@pytest.mark.parametrize("service", [*ROLES, "redis"])
+@pytest.mark.parametrize("service", [*ROLES, "redis", "web"])
 def test_nobody_is_root_or_can_become_it_and_nothing_is_published(project: Project, service: str) -> None:
     for container in project.ids(service):
         found = inspected(container)
         host = found["HostConfig"]
         assert found["Config"]["User"] == "10001:10001"
         assert docker("exec", container, "id", "-u") == "10001"
-        assert not host["PortBindings"]
+        assert {bound["HostIp"] for ports in (host["PortBindings"] or {}).values() for bound in ports} == (
+            {"127.0.0.1"} if service == "web" else set()
+        )
         assert not host["PublishAllPorts"]
         assert not host["Privileged"]
         assert host["ReadonlyRootfs"]
@@ -135,7 +151,7 @@ def test_who_has_no_keys_is_refused_by_redis_and_by_schedulers(project: Project)
 
 
 def test_each_role_has_its_own_keys_and_no_others(project: Project) -> None:
-    owners = {"scheduler": "scheduler", "worker": "worker", "assistant": "assistant", "redis": "redis"}
+    owners = {"scheduler": "scheduler", "worker": "worker", "assistant": "assistant", "redis": "redis", "web": "client"}
     for service, own in owners.items():
         files = docker("exec", project.ids(service)[0], "find", "/keys", "-type", "f", "!", "-name", ".*").splitlines()
         assert files

@@ -31,6 +31,7 @@ from sparrowmq.store.connection import authenticated, connect
 from sparrowmq.store.jobs import JobReader
 from sparrowmq.store.keeper import Keeper
 from sparrowmq.store.lease import Lease, leader
+from sparrowmq.store.listener import Listener
 from sparrowmq.store.registry import AssistantRecord, Registry, SchedulerRecord, StoreThread, WorkerRecord
 from sparrowmq.store.watcher import Watcher
 from tests.support.store import Posts, Said, beat, until
@@ -132,6 +133,20 @@ def test_each_role_is_registered_told_of_schedulers_and_withdrawn(allowed: Locke
 
 
 @pytest.mark.parametrize("who", ["client", "lab"])
+def test_a_client_reads_beats_and_writes_none(allowed: Locked, who: str) -> None:
+    said = Said()
+    beats = Beats(allowed.role("worker"), entries_max=100, log=said)
+    listener = Listener(allowed.role(who), said)
+    beats.start()
+    beats.deposit(beat(1, id=who))
+    until(lambda: who in [heard.beat.id for heard in listener.read() or ()])
+    assert listener.read() == []
+    beats.stop()
+    listener.close()
+    assert said.lines == []
+
+
+@pytest.mark.parametrize("who", ["client", "lab"])
 def test_schedulers_keep_durable_jobs_take_them_over_and_their_owners_read_them(allowed: Locked, who: str) -> None:
     j, k = allowed.job("j", who), allowed.job("k", who)
     saved: queue.Queue[tuple[Any, ...]] = queue.Queue()
@@ -220,7 +235,7 @@ def test_beats_lease_reports_and_condemnation(allowed: Locked) -> None:
 J = "j" * 20
 OF_A_CLIENT = (
     "SET sq:scheduler:x 1", "SET sq:worker:x 1", "DEL sq:worker:x", "ZREM sq:workers x", "XADD sq:beats * b 1",
-    f"HSET sq:job:{J} state done", f"DEL sq:outcomes:{J}", "PUBLISH sq:changed x", "XREAD STREAMS sq:beats 0",
+    f"HSET sq:job:{J} state done", f"DEL sq:outcomes:{J}", "PUBLISH sq:changed x", "DEL sq:beats",
     "GET other", "HSET sq:job:{own} state done", "DEL sq:outcomes:{own}", f"HMGET sq:ends:{J} x", "GET sq:ends:{own}",
     "HMGET sq:job:{other} spec", "XREAD STREAMS sq:outcomes:{other} 0", f"HGETALL sq:job:{J}", "HGETALL sq:job:{own}",
     "XREAD STREAMS sq:outcomes:{own} sq:outcomes:{other} 0 0",

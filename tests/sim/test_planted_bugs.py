@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from sparrowmq.sim.swarm.drawing import draw
 from sparrowmq.sim.swarm.play import Play
-from sparrowmq.sim.swarm.scenario import draw
 from tests.support.planted import BUGS, planted_deaths
 
 SEEDS = range(200)

@@ -17,8 +17,8 @@ from sparrowmq.protocol import messages as m
 from sparrowmq.sim.journal import Journal
 from sparrowmq.sim.slot import Work
 from sparrowmq.sim.swarm import model
+from sparrowmq.sim.swarm.drawing import TASKS_PER_S, draw
 from sparrowmq.sim.swarm.play import Play
-from sparrowmq.sim.swarm.scenario import TASKS_PER_S, draw
 from tests.support.planted import BUGS
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -60,7 +60,7 @@ def test_a_seed_that_would_have_few_tasks_is_given_more(seed: int) -> None:
 PROGRAM = """
 from sparrowmq.sim.journal import Journal
 from sparrowmq.sim.swarm.play import Play
-from sparrowmq.sim.swarm.scenario import draw
+from sparrowmq.sim.swarm.drawing import draw
 for seed in (3, 4, 5):
     journal = Journal()
     verdict = Play(draw(seed, duration_s=8.0), journal).run()

@@ -60,6 +60,7 @@ class Task:
     killed: bool = False
     recalled: bool = False
     submitted_s: float = 0.0
+    index: int = 0
 
 
 @dataclass

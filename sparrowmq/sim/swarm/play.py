@@ -1,7 +1,7 @@
 """A scenario played on a cluster: safety while faults go on, then liveness once they have healed.
 
 Owns: carrying out a scenario's steps, the two phases, and what is checked when. Must not know: what a seed means
-(`scenario`), what a task may end as (`model`), processes, files.
+(`drawing`), what a task may end as (`model`), processes, files.
 
 While faults go on every machine is held against `core.watch` after each event, and at each fault schedulers and workers
 against each other; `vigil` watches over deaths. Then everything heals and what is down comes back; all jobs must end
@@ -13,15 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import traceback
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from sparrowmq.core import effects as fx, invariants
-from sparrowmq.core.history import payload_bytes
-from sparrowmq.core.job import ABSENT
 from sparrowmq.core.watch import Watch
 from sparrowmq.limits import WorkerLimits
 from sparrowmq.protocol import messages as m
@@ -29,8 +26,9 @@ from sparrowmq.sim.cluster import Cluster
 from sparrowmq.sim.journal import Journal
 from sparrowmq.sim.node import Machine
 from sparrowmq.sim.store import DOWN, UP
-from sparrowmq.sim.swarm import model
-from sparrowmq.sim.swarm.scenario import CALM, Job, Scenario
+from sparrowmq.sim.swarm import histories
+from sparrowmq.sim.swarm.histories import Deeds, Submitted
+from sparrowmq.sim.swarm.scenario import CALM, Scenario
 from sparrowmq.sim.swarm.vigil import Vigil
 
 HEALED_S: Final = 90.0  # within which all is over after the last fault, beside the work that is left
@@ -52,17 +50,6 @@ class Verdict(msgspec.Struct, frozen=True):
     at_s: float = 0.0
 
 
-class _Submitted:
-    """A job of the scenario that was submitted: its id, and what was asked to be done to it."""
-
-    def __init__(self, job: Job, id: str, now: float) -> None:
-        self.job = job
-        self.id = id
-        self.submitted_s = now
-        self.killed: set[int] = set()
-        self.recalled: set[int] = set()
-
-
 class Play:
     """One run of one scenario."""
 
@@ -74,15 +61,13 @@ class Play:
             assistant=scenario.assistant, beats=scenario.beats, expiring=scenario.expiring,
         )  # fmt: skip
         self._watches: dict[Machine, Watch] = {}
-        self._submitted: dict[int, _Submitted] = {}  # by number
-        self._pauses: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+        self._deeds = Deeds()
+        self._submitted = self._deeds.submitted
         self._healed = False
         self._orphans = (
             scenario.worker.limits.queue_entries < WorkerLimits().queue_entries or not scenario.scheduler.cancellation
         )
         self._vigil = Vigil(scenario, cluster)
-        self._fallen: list[float] = []  # when a scheduler died
-        self._headless = False  # at some time no scheduler was up
         self._begin_s = cluster.now
         for id in scenario.schedulers:
             cluster.add_scheduler(id)
@@ -122,7 +107,7 @@ class Play:
         cluster.run(scenario.duration_s + 1e-3)
         self._heal()
         self._end()
-        self._check_outcomes()
+        histories.check(scenario, cluster, self._deeds)
 
     def _digest(self) -> str:
         """Hash what was executed, shown and decided, and when."""
@@ -178,7 +163,7 @@ class Play:
             id = cluster.submit(job.works, client=job.owner, **job.spec)
         else:
             return
-        self._submitted[number] = _Submitted(job, id, cluster.now)
+        self._submitted[number] = Submitted(job, id, cluster.now)
 
     def _do_recall(self, number: int, indices: tuple[int, ...]) -> None:
         one = self._submitted.get(number)
@@ -211,9 +196,9 @@ class Play:
             self._forget(id)
             self._vigil.disturbed(id)
             if id in self.scenario.schedulers:
-                self._fallen.append(self.cluster.now)
+                self._deeds.fallen.append(self.cluster.now)
             self.cluster.crash(id)
-            self._headless = self._headless or not any(map(self._up, self.scenario.schedulers))
+            self._deeds.headless = self._deeds.headless or not any(map(self._up, self.scenario.schedulers))
 
     def _do_leave(self, id: str) -> None:
         node = self.cluster.nodes[id]
@@ -236,7 +221,7 @@ class Play:
     def _do_pause(self, id: str) -> None:
         node = self.cluster.nodes[id]
         if node.up and not node.paused:
-            self._pauses[id].append((self.cluster.now, float("inf")))
+            self._deeds.pauses[id].append((self.cluster.now, float("inf")))
             self.cluster.pause(id)
             self._vigil.paused(node)
             self._vigil.disturbed(id)
@@ -244,8 +229,8 @@ class Play:
     def _do_resume(self, id: str) -> None:
         node, now = self.cluster.nodes[id], self.cluster.now
         if node.paused:
-            since_s = self._pauses[id][-1][0]
-            self._pauses[id][-1] = (since_s, now)
+            since_s = self._deeds.pauses[id][-1][0]
+            self._deeds.pauses[id][-1] = (since_s, now)
             self._vigil.resumed(node, now - since_s)
             self._vigil.disturbed(id)
             self.cluster.resume(id)
@@ -327,79 +312,6 @@ class Play:
         nodes = self.cluster.nodes
         busy = any(nodes[id].up and nodes[id].machine.state.jobs for id in self.scenario.schedulers)
         return not busy and self.cluster.history.complete()
-
-    # -- the histories
-
-    def _check_outcomes(self) -> None:
-        cluster = self.cluster
-        burials: defaultdict[str, list[float]] = defaultdict(list)
-        shown_at: dict[tuple[str, int], float] = {}
-        for at_s, _, effect in cluster.told:
-            if isinstance(effect, fx.Deliver):
-                shown_at.update(((effect.job, index), at_s) for index in effect.indices)
-            elif isinstance(effect, fx.Log) and effect.event == "worker lost":
-                burials[str(effect.fields["worker"])].append(at_s)
-        assert not (burials and self.scenario.quiet), f"workers were given up, and none was lost: {dict(burials)}"
-        world = model.World(
-            self.scenario.quiet,
-            burials,
-            self._crashes(),
-            self._pauses,
-            self._fallen,
-            self.scenario.adopts and not self._headless,
-        )
-        for one in self._submitted.values():
-            spec = m.JobSpec(**one.job.spec)
-            if spec.at_most_once:  # whatever else it says
-                spec = msgspec.structs.replace(spec, retries=0, hedge_after_s=0.0, hedge_quantile=0.0)
-            for index, work in enumerate(one.job.works):
-                key = (one.id, index)
-                starts = [model.Start(*start) for start in cluster.starts.get(key, ())]
-                killed, recalled = index in one.killed, index in one.recalled
-                task = model.Task(
-                    f"task {index} of {one.id}", work, spec, starts, None, killed, recalled, one.submitted_s
-                )
-                outcome = cluster.history.outcomes.get(key)
-                if outcome is not None:
-                    epoch = cluster.history.reported[key].get(outcome)
-                    task.shown = model.Shown(shown_at[key], outcome[0], payload_bytes(outcome[1]), epoch)
-                model.check(task, world)
-        for id in self.scenario.schedulers:
-            self._check_history(id, world)
-
-    def _crashes(self) -> dict[str, list[float]]:
-        """Return when tasks crashed, by worker."""
-        found: defaultdict[str, list[float]] = defaultdict(list)
-        for one in self._submitted.values():
-            for index, work in enumerate(one.job.works):
-                if work.end == "crash":
-                    for at_s, worker, _, _ in self.cluster.starts.get((one.id, index), ()):
-                        found[worker].append(at_s + work.service_s)
-        return found
-
-    def _check_history(self, id: str, world: model.World) -> None:
-        """What a scheduler tells of tasks agrees with itself."""
-        history = self.cluster.scheduler(id).state.history
-        for job in history:
-            for index in range(len(job.state)):
-                if job.state[index] == ABSENT:
-                    continue
-                (row,) = history.rows(job, [index])
-                assert row.events[-1].kind == row.state, f"the history of a task ends otherwise: {row}"
-                if self.scenario.scheduler.limits.history_bytes < 1_000_000:
-                    continue  # events may have been left out
-                times = [event.unix_s for event in row.events]
-                assert times == sorted(times), f"the history of a task goes back in time: {row}"
-                launches = [event for event in row.events if event.kind in ("launched", "hedged", "adopted")]
-                last = 0
-                for event in launches:  # what is adopted may leave out what ended under a former scheduler
-                    follows = event.attempt > last if event.kind == "adopted" else event.attempt == last + 1
-                    assert follows, f"launches are missing in the history: {row}"
-                    last = event.attempt
-                assert last == row.attempts, f"launches are missing in the history: {row}"
-                hedged = sum(event.kind == "hedged" for event in row.events)
-                over = sum(event.kind in ("returned", "lost", "failed") for event in row.events)
-                assert len(launches) <= 1 + hedged + over, f"it was launched again without a reason: {row}"
 
 
 def _finder(error: Exception) -> str:

@@ -255,6 +255,8 @@ def _scheduler_at_rest(scheduler: Scheduler) -> None:
     _same(f"bytes of {scheduler.id}", state.bytes, 0)
     _same(f"samples of {scheduler.id}", list(scheduler._placer._sampling), [])
     _same(f"recalls of {scheduler.id}", scheduler._clients._recalls, {})
+    _same(f"messages that wait at {scheduler.id}", len(scheduler._turns), 0)
+    _same(f"jobs of {scheduler.id} that wait for their key", any(scheduler._placer._overdue.values()), False)
     for worker in state.workers.values():
         _same(f"launched on {worker.id} by {scheduler.id}", worker.launched, 0)
     for client in state.clients.values():

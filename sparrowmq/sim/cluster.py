@@ -142,8 +142,8 @@ class Cluster(Engine):
 
         return self._add(id, "worker", make)
 
-    def add_client(self, id: str = "") -> str:
-        """Start a client; return its id."""
+    def add_client(self, id: str = "", *, key: str = "", owner: str = "") -> str:
+        """Start a client with this key and its jobs' tag; return its id."""
 
         def make(node: Node) -> Machine:
             return Session(
@@ -155,7 +155,7 @@ class Cluster(Engine):
                 python=PYTHON,
             )
 
-        return self._add(id, "client", make)
+        return self._add(id, "client", make, key, owner)
 
     def add_assistant(self, id: str = "") -> str:
         """Start an assistant; return its id. The cluster must beat."""
@@ -169,18 +169,19 @@ class Cluster(Engine):
 
         return self._add(id, "assistant", make)
 
-    def add_observer(self, id: str = "") -> str:
-        """Start a client that does what `say` tells it; return its id."""
+    def add_observer(self, id: str = "", *, key: str = "", owner: str = "") -> str:
+        """Start a client that does what `say` tells it; return its id. One with a key answers schedulers' questions."""
 
         def make(node: Node) -> Machine:
-            return Observer(id=node.id, incarnation=node.starts, package=PACKAGE)
+            return Observer(id=node.id, incarnation=node.starts, package=PACKAGE, answers=bool(key))
 
-        return self._add(id, "observer", make)
+        return self._add(id, "observer", make, key, owner)
 
-    def _add(self, id: str, kind: str, make: Callable[[Node], Machine]) -> str:
+    def _add(self, id: str, kind: str, make: Callable[[Node], Machine], key: str = "", owner: str = "") -> str:
         self._counts[kind] += 1
         id = id or f"{kind}-{self._counts[kind]}"
-        self.nodes[id] = Node(self, id, kind, make, self._costs_s.get(kind, 0.0))
+        node = self.nodes[id] = Node(self, id, kind, make, self._costs_s.get(kind, 0.0))
+        node.key, node.owner = key, owner
         self.restart(id)
         return id
 
@@ -207,9 +208,9 @@ class Cluster(Engine):
 
     def submit(self, tasks: Sequence[Work | float], *, client: str = "client-1", **spec: Any) -> str:
         """Submit a job of these tasks (numbers are service times in seconds); return its id."""
-        submit = self._job(tasks, spec)
-        self.history.submitted(submit.job, submit.count)
         node = self.nodes[client]
+        submit = self._job(tasks, spec, node.owner)
+        self.history.submitted(submit.job, submit.count)
         node.step(node.machine.submit, submit)
         return submit.job
 
@@ -222,13 +223,13 @@ class Cluster(Engine):
         **spec: Any,
     ) -> str:
         """Have an observer submit a detached job to a scheduler; return its id."""
-        submit = msgspec.structs.replace(self._job(tasks, spec), detached=True)
+        submit = msgspec.structs.replace(self._job(tasks, spec, self.nodes[observer].owner), detached=True)
         self.say(submit, scheduler, observer=observer)
         return submit.job
 
-    def _job(self, tasks: Sequence[Work | float], spec: dict[str, Any]) -> m.Submit:
+    def _job(self, tasks: Sequence[Work | float], spec: dict[str, Any], owner: str) -> m.Submit:
         works = [task if isinstance(task, Work) else Work(task) for task in tasks]
-        job = ids.job_id(int(self.now * 1e3), self.rng)
+        job = ids.job_id(int(self.now * 1e3), self.rng, owner)
         payloads = cast("list[m.Payload]", [work.payload() for work in works])
         function = b"" if spec.get("kind") else b"function"
         return m.Submit(job, 0, m.JobSpec(**spec), len(works), payloads, function)

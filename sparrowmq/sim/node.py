@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from sparrowmq.core import effects as fx
 from sparrowmq.core.assistant import Assistant
 from sparrowmq.core.node_monitor import NodeMonitor
@@ -33,8 +35,8 @@ class Node:
     """
 
     __slots__ = (
-        "backlog", "busy_until", "cluster", "connections", "cost_s", "id", "kind", "known", "leaving", "line",
-        "machine", "make", "paused", "pauses", "slots", "starts", "up", "wakes_at",
+        "backlog", "busy_until", "cluster", "connections", "cost_s", "id", "key", "kind", "known", "leaving", "line",
+        "machine", "make", "owner", "paused", "pauses", "slots", "starts", "up", "wakes_at",
     )  # fmt: skip
 
     def __init__(
@@ -45,6 +47,7 @@ class Node:
         self.kind = kind
         self.make = make
         self.cost_s = cost_s
+        self.key = self.owner = ""  # of a client: whose it is, as its hello says where it arrives
         self.busy_until = 0.0
         self.starts = 0  # how often it was started: its incarnation
         self.up = False
@@ -175,6 +178,8 @@ class Node:
         end = self.connections.get(peer)
         if end is None or not batch:
             return
+        if self.key and batch[0].__class__ is m.Hello:
+            batch[0] = msgspec.structs.replace(batch[0], key=self.key, owner=self.owner)
         cluster = self.cluster
         if self.cost_s:
             self.busy_until = max(cluster.now, self.busy_until) + self.cost_s * len(batch)

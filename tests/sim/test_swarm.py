@@ -17,7 +17,8 @@ from sparrowmq.protocol import messages as m
 from sparrowmq.sim.journal import Journal
 from sparrowmq.sim.slot import Work
 from sparrowmq.sim.swarm import model
-from sparrowmq.sim.swarm.drawing import TASKS_PER_S, draw
+from sparrowmq.sim.swarm.basics import TASKS_PER_S
+from sparrowmq.sim.swarm.drawing import draw
 from sparrowmq.sim.swarm.play import Play
 from tests.support.planted import BUGS
 
@@ -160,6 +161,18 @@ def test_what_concerns_deaths_is_drawn_and_left_out() -> None:
     drawn = {kind for scenario in scenarios for kind in scenario.kinds}
     assert drawn >= {"freeze", "fail_over", "unwatch", "store"}
     assert sum(not {"freeze", "fail_over", "unwatch", "store"} & set(scenario.kinds) for scenario in scenarios) > 20
+
+
+def test_keys_are_drawn_and_left_out() -> None:
+    scenarios = [draw(seed) for seed in range(100)]
+    keyed = [scenario for scenario in scenarios if scenario.keys]
+    assert 15 < len(keyed) < 45
+    assert all(set(scenario.keys) == set(scenario.clients) for scenario in keyed)
+    assert any(len(set(scenario.keys.values())) < len(scenario.keys) for scenario in keyed)  # several of one key
+    assert {owner for scenario in keyed for owner in scenario.observers.values()} == {"", "key-1", "key-2"}
+    assert not any(scenario.limited_s or "pry" in scenario.kinds for scenario in scenarios if not scenario.keys)
+    assert sum(scenario.scheduler.limits.submits_per_s > 0 for scenario in keyed) > 5
+    assert sum(scenario.scheduler.limits.probes_per_s > 0 for scenario in keyed) > 5
 
 
 def _shown(status: int, payload: bytes = b"r", at_s: float = 2.0) -> model.Shown:

@@ -131,6 +131,10 @@ class Faults:
         number = self._number(at_s)
         return [Step(self._soon(at_s, number), "ask", (number,))]
 
+    def pry(self, at_s: float) -> list[Step]:
+        number = self._number(at_s)
+        return [Step(self._soon(at_s, number), "pry", (number,))]
+
 
 KINDS: Final[dict[str, Callable[[Faults, float], list[Step]]]] = {
     "crash": Faults.crash,

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
+from sparrowmq import ids
 from sparrowmq.core import effects as fx, invariants
 from sparrowmq.core.watch import Watch
 from sparrowmq.limits import WorkerLimits
@@ -26,7 +27,8 @@ from sparrowmq.sim.cluster import Cluster
 from sparrowmq.sim.journal import Journal
 from sparrowmq.sim.node import Machine
 from sparrowmq.sim.store import DOWN, UP
-from sparrowmq.sim.swarm import histories
+from sparrowmq.sim.swarm import borders, histories
+from sparrowmq.sim.swarm.borders import Borders
 from sparrowmq.sim.swarm.histories import Deeds, Submitted
 from sparrowmq.sim.swarm.scenario import CALM, Scenario
 from sparrowmq.sim.swarm.vigil import Vigil
@@ -68,18 +70,21 @@ class Play:
             scenario.worker.limits.queue_entries < WorkerLimits().queue_entries or not scenario.scheduler.cancellation
         )
         self._vigil = Vigil(scenario, cluster)
+        self._borders = Borders(scenario, cluster)
         self._begin_s = cluster.now
         for id in scenario.schedulers:
             cluster.add_scheduler(id)
         for id, slots in scenario.workers.items():
             cluster.add_worker(id, slots=slots)
         for id in scenario.clients:
-            cluster.add_client(id)
+            key, owner = scenario.keys.get(id, ("", ""))
+            cluster.add_client(id, key=key, owner=owner)
         for id in scenario.assistants:
             cluster.add_assistant(id)
         for id in cluster.nodes:
             self._vigil.disturbed(id)
-        cluster.add_observer()
+        for id, owner in scenario.observers.items():
+            cluster.add_observer(id, key=id if scenario.keys else "", owner=owner)
 
     def run(self) -> Verdict:
         """Play it to the end; return how it went. Only KeyboardInterrupt and the like come through."""
@@ -127,6 +132,7 @@ class Play:
             watch = self._watches[machine] = Watch(machine)  # type: ignore[arg-type]  # observers are not checked
         watch.step(self.cluster.now, effects)
         self._vigil.step(machine, effects)
+        self._borders.step(machine, effects)
 
     def _check_all(self) -> None:
         """Look at all that is known of every scheduler, and at what it and its workers believe of each other."""
@@ -182,14 +188,29 @@ class Play:
         if one is not None:
             one.killed.update(indices or range(len(one.job.works)))
             for epoch in (0, 1):
-                self.cluster.say(m.Kill(one.id, epoch, list(indices), grace_s))
+                self._say(one, m.Kill(one.id, epoch, list(indices), grace_s))
 
     def _do_ask(self, number: int) -> None:
         one = self._submitted.get(number)
         if one is not None:
-            self.cluster.say(m.Follow(number, one.id, True))
+            self._say(one, m.Follow(number, one.id, True))
             for what in ("tasks", "failures", "job", "workers"):
-                self.cluster.say(m.Query(number, what, one.id))
+                self._say(one, m.Query(number, what, one.id))
+
+    def _do_pry(self, number: int) -> None:
+        """Whoever is not of the job's owner tries to learn of it, to end it and to take it."""
+        one = self._submitted.get(number)
+        mine = ids.owner_of(one.id) if one is not None else ""
+        for observer, owner in self.scenario.observers.items():
+            if one is not None and owner != mine:
+                for message in borders.prying(number, one.id, len(one.job.works)):
+                    self.cluster.say(message, observer=observer)
+
+    def _say(self, one: Submitted, message: m.AnyMessage) -> None:
+        """Have an observer of the job's owner say this to all schedulers."""
+        mine = ids.owner_of(one.id)
+        observer = next(id for id, owner in self.scenario.observers.items() if owner == mine)
+        self.cluster.say(message, observer=observer)
 
     def _do_crash(self, id: str) -> None:
         if self._up(id):
@@ -285,7 +306,7 @@ class Play:
         """All jobs end in bounded time, and a bounded time later nothing is left of them."""
         cluster, scenario = self.cluster, self.scenario
         work_s = sum(work.service_s for one in self._submitted.values() for work in one.job.works)
-        until_s = cluster.now + HEALED_S + WORKED * work_s / sum(scenario.workers.values())
+        until_s = cluster.now + HEALED_S + WORKED * work_s / sum(scenario.workers.values()) + scenario.limited_s
         while not self._over():
             assert cluster.now < until_s, f"not all is over: {cluster.history.open()}; {cluster.state()}"
             self._restart_all()
@@ -303,6 +324,7 @@ class Play:
                     raise
         cluster.check_agreement()
         self._check_all()
+        self._borders.check_end()
 
     def _restart_all(self) -> None:
         for id in self.cluster.nodes:

@@ -14,6 +14,7 @@ from sparrowmq.sim.slot import Work
 from sparrowmq.sim.wires import Wire
 
 CALM: Final = Wire()
+LIMITED: Final = 3.0  # so many times what a key may have a second is asked for: retries, fail-overs, refusals
 DISTURBING: Final = {"crash", "crash_client", "pause", "reset", "drain", "cut", "wires", "freeze", "fail_over"}
 
 
@@ -49,6 +50,7 @@ class Scenario:
     assistants: list[str] = field(default_factory=list)
     beats: bool = False
     expiring: bool = False  # the records of schedulers that stand still
+    keys: dict[str, tuple[str, str]] = field(default_factory=dict)  # client -> its key, and the tag of its jobs
     scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     client: ClientSettings = field(default_factory=ClientSettings)
@@ -62,6 +64,20 @@ class Scenario:
     def quiet(self) -> bool:
         """Whether no connection can break and no process can stop: then the model allows much less."""
         return not self.disturbances and not self.wire.loss
+
+    @property
+    def observers(self) -> dict[str, str]:
+        """One for each owner: its id, and the tag of its jobs."""
+        owners = sorted({"", *(owner for _, owner in self.keys.values())})
+        return {f"observer-{n}": owner for n, owner in enumerate(owners, 1)}
+
+    @property
+    def limited_s(self) -> float:
+        """How much longer all may take since each key has only so much done a second."""
+        limits = self.scheduler.limits
+        probes = sum(len(job.works) * float(job.spec["probe_ratio"]) for job in self.jobs)
+        rates = ((len(self.jobs), limits.submits_per_s), (probes, limits.probes_per_s))
+        return sum(LIMITED * count / rate for count, rate in rates if rate)
 
     @property
     def adopts(self) -> bool:
@@ -82,6 +98,7 @@ class Scenario:
             f"worker {self.worker}",
             f"client {self.client}",
             f"assistants {len(self.assistants)}, beats {self.beats}, expiring {self.expiring}, {self.assistant}",
+            f"keys {self.keys}",
             f"wire {self.wire}; kinds {' '.join(self.kinds)}",
             *(f"job {n} of {job.owner}{' detached' * job.detached}: {len(job.works)} tasks, {job.spec}, {job.works[:3]}"
               for n, job in enumerate(self.jobs)),

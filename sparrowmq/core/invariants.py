@@ -84,8 +84,12 @@ def check_scheduler(scheduler: Scheduler) -> None:
     )
     unknown = set(launched) - set(state.workers)
     assert not unknown, f"tasks are launched on workers that are gone: {unknown}"
+    reserved = Counter[str]()
+    for job in state.jobs.values():
+        reserved.update(job.reserved)
     for worker in state.workers.values():
         _same(f"launched on {worker.id}", worker.launched, launched[worker.id])
+        _same(f"reserved at {worker.id}", worker.reserved, reserved[worker.id])
         assert (worker.peer is None) == (worker.lost_at is not None), f"{worker.id}: {worker.peer} {worker.lost_at}"
     for client in state.clients.values():
         assert client.jobs <= set(state.jobs), f"{client.id} has jobs that are over"

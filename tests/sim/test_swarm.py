@@ -175,6 +175,16 @@ def test_keys_are_drawn_and_left_out() -> None:
     assert sum(scenario.scheduler.limits.probes_per_s > 0 for scenario in keyed) > 5
 
 
+def test_load_hints_are_drawn_and_left_out() -> None:
+    scenarios = [draw(seed) for seed in range(100)]
+    hinted = [scenario for scenario in scenarios if scenario.hinted]
+    assert 8 < len(hinted) < 30
+    for scenario in hinted:
+        assert scenario.assistants
+        assert scenario.assistant.hint_interval_s > 0.0
+        assert sum(job.spec["policy"] == "assisted" for job in scenario.jobs) > len(scenario.jobs) / 3
+
+
 def _shown(status: int, payload: bytes = b"r", at_s: float = 2.0) -> model.Shown:
     return model.Shown(at_s, status, payload, 0)
 

@@ -23,6 +23,7 @@ from sparrowmq.sim.swarm.faults import Faults
 from sparrowmq.sim.swarm.scenario import Job, Scenario, Step
 
 KEYS_SHARE: Final = 0.3  # of the seeds that have clients with keys
+HINTED_SHARE: Final = 0.4  # of the seeds with assistants, those with hints for most jobs
 KEYS: Final = (("key-1", "key-1"), ("key-2", "key-2"), ("key-3", ""), ("key-4", ""))  # with the tags of their jobs
 BURSTS: Final = (15, 40, 150)  # jobs at once
 PROBED_S: Final = (5.0, 15.0, 30.0)  # that one key's probes would take, if all were its own
@@ -39,6 +40,9 @@ class _Drawing(Basics):
         self.rng = random.Random(f"the keys of {seed}")
         if self.rng.random() < KEYS_SHARE:
             self._keys()
+        self.rng = random.Random(f"the hints of {seed}")
+        if self.scenario.assistants and self.rng.random() < HINTED_SHARE:
+            self._hints()
         self.scenario.steps.sort(key=lambda step: step.at_s)
 
     # -- keys: owners of jobs, and what one key may have
@@ -76,3 +80,14 @@ class _Drawing(Basics):
             works = tuple(Work(round(rng.expovariate(50.0), 6)) for _ in range(rng.choice([1, 1, 3])))
             scenario.steps.append(Step(at_s, "submit", (len(scenario.jobs),)))
             scenario.jobs.append(Job(client, works, spec))
+
+    # -- load hints
+
+    def _hints(self) -> None:
+        """The assistant that leads gives hints, and most jobs are placed by them."""
+        rng, scenario = self.rng, self.scenario
+        scenario.hinted = True
+        scenario.assistant = replace(scenario.assistant, hint_interval_s=rng.choice([0.05, 0.1, 0.2]))
+        for number, job in enumerate(scenario.jobs):
+            if rng.random() < 0.7:
+                scenario.jobs[number] = job._replace(spec=job.spec | {"policy": "assisted"})

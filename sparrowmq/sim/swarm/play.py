@@ -20,6 +20,8 @@ import msgspec
 
 from sparrowmq import ids
 from sparrowmq.core import effects as fx, invariants
+from sparrowmq.core.assistant import Assistant
+from sparrowmq.core.scheduler import Scheduler
 from sparrowmq.core.watch import Watch
 from sparrowmq.limits import WorkerLimits
 from sparrowmq.protocol import messages as m
@@ -27,7 +29,7 @@ from sparrowmq.sim.cluster import Cluster
 from sparrowmq.sim.journal import Journal
 from sparrowmq.sim.node import Machine
 from sparrowmq.sim.store import DOWN, UP
-from sparrowmq.sim.swarm import borders, histories
+from sparrowmq.sim.swarm import borders, histories, shares
 from sparrowmq.sim.swarm.borders import Borders
 from sparrowmq.sim.swarm.histories import Deeds, Submitted
 from sparrowmq.sim.swarm.scenario import CALM, Scenario
@@ -133,6 +135,8 @@ class Play:
         watch.step(self.cluster.now, effects)
         self._vigil.step(machine, effects)
         self._borders.step(machine, effects)
+        if self.scenario.hinted and isinstance(machine, Assistant | Scheduler):
+            shares.check(machine, self.cluster.now, effects)
 
     def _check_all(self) -> None:
         """Look at all that is known of every scheduler, and at what it and its workers believe of each other."""

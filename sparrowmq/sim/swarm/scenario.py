@@ -50,6 +50,7 @@ class Scenario:
     assistants: list[str] = field(default_factory=list)
     beats: bool = False
     expiring: bool = False  # the records of schedulers that stand still
+    hinted: bool = False  # an assistant gives load hints, and most jobs go by them
     keys: dict[str, tuple[str, str]] = field(default_factory=dict)  # client -> its key, and the tag of its jobs
     scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
@@ -98,7 +99,7 @@ class Scenario:
             f"worker {self.worker}",
             f"client {self.client}",
             f"assistants {len(self.assistants)}, beats {self.beats}, expiring {self.expiring}, {self.assistant}",
-            f"keys {self.keys}",
+            f"hinted {self.hinted}, keys {self.keys}",
             f"wire {self.wire}; kinds {' '.join(self.kinds)}",
             *(f"job {n} of {job.owner}{' detached' * job.detached}: {len(job.works)} tasks, {job.spec}, {job.works[:3]}"
               for n, job in enumerate(self.jobs)),

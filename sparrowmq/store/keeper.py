@@ -16,27 +16,25 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from sparrowmq.core.durable import FENCED, GONE
 from sparrowmq.core.effects import ForgetJob, SaveJob, SaveOutcomes
 from sparrowmq.core.keeping import Orphan
+from sparrowmq.core.orphans import SCAN_JOBS_MAX, SCAN_S, TAKE_MAX, Owners, owner_of
 from sparrowmq.errors import Refused, Unavailable
 from sparrowmq.protocol import messages as m
 from sparrowmq.settings import StoreSettings
 from sparrowmq.store.connection import describe
-from sparrowmq.store.jobs import Commands, JobReader, KeptJob, owner_of, parse_owner, taken
+from sparrowmq.store.jobs import Commands, JobReader, KeptJob, taken
 from sparrowmq.store.line import Line, Log, pack
-from sparrowmq.store.registry import Registry, SchedulerRecord
+from sparrowmq.store.registry import Registry
 
 GIVE_UP_S: Final = 0.8  # a submission that could not be sent, and a second more for each ...
 BYTES_PER_S: Final = 32 * 1024 * 1024  # ... of so many bytes
 SYNC_S: Final = 0.1  # one wait for the disk: what comes meanwhile is sent after it
 SYNC_S_MAX: Final = 3.0  # a submission that does not get there is given up
-SCAN_S: Final = 1.0
-SCAN_JOBS_MAX: Final = 1_000
-TAKE_MAX: Final = 8  # jobs at one scan: there are others who have nothing to do
 CONNECT_S: Final = 0.2
 STOP_S: Final = 1.0
 
@@ -98,7 +96,7 @@ class Keeper:
         self._queue: deque[_Op] = deque()
         self._waits_for_disk: bool | None = None  # not known for this connection yet
         self._retry_at = 0.0
-        self._absent: set[str] = set()  # owners without a record at the last scan
+        self._owners = Owners()
         self._absence_counts_from = 0.0
         self._scan_at = 0.0
         self._scanned = 0
@@ -352,21 +350,10 @@ class Keeper:
             self._post(lambda: self._on_orphans(found))
 
     def _gone(self, owners: set[str]) -> set[str]:
-        """Return those owners that are no more: nobody, restarted, declared dead, unregistered, or not listening."""
-        if not owners:
-            self._absent.clear()
-            return set()
-        records = self._registry.schedulers()
-        now, before = time.monotonic(), self._absent
-        self._absent = {owner for owner in owners if parse_owner(owner)[0] not in records}
-        found = set()
-        for owner in sorted(owners):
-            if owner in self._absent:
-                if owner in before and now >= self._absence_counts_from:
-                    found.add(owner)
-            elif _is_gone(owner, records):
-                found.add(owner)
-        return found | ({""} & owners)
+        """Return those owners that are no more."""
+        records = self._registry.schedulers() if owners else {}
+        counts = time.monotonic() >= self._absence_counts_from
+        return self._owners.gone(owners, records, lambda id: _listens(records[id].address_clients), counts=counts)
 
     def _take(self, job: KeptJob) -> Orphan | None:
         if not self._may_adopt():
@@ -379,12 +366,6 @@ class Keeper:
             last = m.Outcome(1, job.id, epoch, [], b"", [])
             self._line.ask(self._commands.append(last, True, {}))
         return orphan
-
-
-def _is_gone(owner: str, records: Mapping[str, SchedulerRecord]) -> bool:
-    id, incarnation = parse_owner(owner)
-    record = records[id]
-    return record.incarnation > incarnation or bool(record.dead) or not _listens(record.address_clients)
 
 
 def _listens(address: str) -> bool:

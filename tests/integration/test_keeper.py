@@ -15,10 +15,11 @@ import pytest
 
 from sparrowmq.core.effects import ForgetJob, SaveJob, SaveOutcomes
 from sparrowmq.core.keeping import Orphan
+from sparrowmq.core.orphans import owner_of
 from sparrowmq.protocol import messages as m
 from sparrowmq.settings import StoreSettings
 from sparrowmq.store.connection import connect
-from sparrowmq.store.jobs import JobReader, owner_of
+from sparrowmq.store.jobs import JobReader
 from sparrowmq.store.keeper import Keeper
 from sparrowmq.store.registry import Registry, SchedulerRecord
 from tests.support.valkey import Server

@@ -111,6 +111,7 @@ class ClientJobs:
         self._timers = timers
         self._lane = Lane(settings.jobs_in_flight)
         self._pace = Pace()  # towards the home scheduler
+        self._flowing = False
 
     # -- what the client wants
 
@@ -213,19 +214,21 @@ class ClientJobs:
 
     def send(self, job: Job) -> None:
         """Give a job that no scheduler has to the home scheduler, if there is one."""
-        if job.doomed and (doomed := job.still_doomed()):
-            self._cancel(job, doomed)
-            if not job.left:
-                return
-        if job.left != job.submit.count:
-            job.submit = job.unfinished(job.submit.epoch)
-        if not self.home:
+        if not self._is_wanted(job) or not self.home:
             return
         if self._pace.held:
             self._pace.join(job.submit.job)
             self._flow()
         else:
             self._give(job)
+
+    def _is_wanted(self, job: Job) -> bool:
+        """Whether anything of a job that no scheduler has is still to run; its submission is of just that then."""
+        if job.doomed and (doomed := job.still_doomed()):
+            self._cancel(job, doomed)
+        if job.left and job.left != job.submit.count:
+            job.submit = job.unfinished(job.submit.epoch)
+        return job.left > 0
 
     def _give(self, job: Job) -> None:
         job.peer = self.home
@@ -234,11 +237,15 @@ class ClientJobs:
 
     def _flow(self) -> None:
         """Give the home scheduler those in line that it may be given now."""
+        if self._flowing:  # one of them was killed and has ended: the loop goes on
+            return
+        self._flowing = True
         while self.home and (job_id := self._pace.next()) is not None:
             job = self.table.get(job_id)
-            if job is not None and not job.peer:  # it has neither ended nor been given to anybody meanwhile
+            if job is not None and not job.peer and self._is_wanted(job):  # nobody was given it meanwhile
                 self._pace.sent(job_id)
                 self._give(job)
+        self._flowing = False
 
     def _answered(self, job_id: str) -> None:
         """It is not with the home scheduler any more, or will not be refused: another one may be."""

@@ -225,6 +225,43 @@ def test_one_that_stands_in_line_is_cancelled_here_and_makes_room_for_nobody() -
     assert sent(machine) == ["c"]
 
 
+def test_of_one_that_stands_in_line_only_what_was_not_cancelled_is_sent() -> None:
+    """The swarm's seeds 18 and 32: what had been shown as cancelled ran all the same."""
+    machine = session()
+    for job in "abc":
+        machine.submit(1.0, submit(job))
+    refuse(machine, 1.1, "a", "b")
+    machine.take_effects()
+    machine.kill(1.2, "a", [0])
+    machine.recall(1.2, 5, "b", [1, 2])
+    machine.kill(1.2, "c", [0, 1])  # the scheduler has refused it, and this is not known yet
+    machine.take_effects()
+    refuse(machine, 1.3, "c")
+    machine.tick(1.6)
+    accept(machine, 1.7, "a")
+    accept(machine, 1.8, "b")
+    given = {
+        effect.message.job: effect.message.indices
+        for effect in effects(machine)
+        if isinstance(effect, fx.Send) and isinstance(effect.message, m.Submit)
+    }
+    assert given == {"a": [1, 2], "b": [0], "c": [2]}
+
+
+def test_one_that_stands_in_line_and_was_killed_meanwhile_is_not_sent() -> None:
+    machine = session()
+    killed = [f"k{number}" for number in range(2000)]  # more than the stack has room for
+    machine.submit_all(1.0, [submit(job) for job in [*killed, "b"]])
+    for job in killed:
+        machine.kill(1.0, job, [])
+    refuse(machine, 1.1, *killed, "b")
+    machine.take_effects()
+    machine.tick(1.6)
+    told = effects(machine)
+    assert [effect.job for effect in told if isinstance(effect, fx.Deliver)] == killed
+    assert [effect.message for effect in told if isinstance(effect, fx.Send)][1:] == [submit("b")]
+
+
 def test_one_that_ends_otherwise_makes_room_for_the_next() -> None:
     machine = session()
     for job in "ab":

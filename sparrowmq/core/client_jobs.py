@@ -319,6 +319,8 @@ class ClientJobs:
         if job is not None and job.peer == peer and job.submit.epoch <= message.epoch < EPOCH_MAX:
             job.submit = job.unfinished(message.epoch + 1)
             job.peer = 0
+            if self._pace.held:
+                self._pace.ended(message.job)  # that was its answer
             self.send(job)
 
     def outcome(self, peer: int, message: m.Outcome) -> None:

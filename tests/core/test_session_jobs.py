@@ -274,6 +274,21 @@ def test_one_that_ends_otherwise_makes_room_for_the_next() -> None:
     assert sent(machine) == ["b"]
 
 
+def test_one_whose_epoch_is_over_holds_nobody_up() -> None:
+    """The swarm's seed 130: it counted as unanswered, waited behind itself, and so did all others for ever."""
+    machine = session()
+    for job in "ab":
+        machine.submit(1.0, submit(job))
+    refuse(machine, 1.1, "a", "b")
+    machine.tick(1.6)
+    assert sent(machine)[-1:] == ["a"]
+    machine.receive(1.7, 1, m.Stale("a", 4))
+    assert sent(machine) == ["b"]
+    accept(machine, 1.8, "b")
+    assert sent(machine) == ["a"]
+    invariants.check_session(machine)
+
+
 def test_another_scheduler_is_not_held_to_have_the_same_limit() -> None:
     machine = session({"s1": "at s1", "s2": "at s2"})
     for job in "abc":

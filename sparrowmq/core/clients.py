@@ -164,7 +164,8 @@ class Clients:
         """This scheduler has taken over a job whose scheduler is gone; what workers run of it goes on."""
         state, submit = self._state, orphan.submit
         known = state.jobs.get(submit.job)
-        if state.draining or (known is not None and known.epoch >= submit.epoch):
+        later = known is not None and known.epoch >= submit.epoch
+        if state.draining or later or self._no_room(submit, _size(submit), known) is not None:
             self._durable.forget(submit)
             return
         if known is not None:

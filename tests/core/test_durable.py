@@ -325,6 +325,15 @@ def test_an_orphan_is_given_back(why: str) -> None:
     assert world.said() == [fx.ForgetJob("a", 0)]
 
 
+def test_an_orphan_that_there_is_no_room_for_is_given_back() -> None:
+    """The swarm's seed 178: several at once were more jobs than a scheduler may have."""
+    world = World(workers=1, durable=True, limits=SchedulerLimits(jobs=2))
+    orphans = [Orphan(m.Submit(job, 1, SPEC, 1, [b"p"], detached=True), "c9", 0.0) for job in "abc"]
+    world.machine.orphaned(world.now, orphans)
+    assert world.said()[-1:] == [fx.ForgetJob("c", 1)]
+    assert list(world.machine.state.jobs) == ["a", "b"]
+
+
 def test_orphans_are_for_schedulers_with_workers_and_room() -> None:
     assert not World(durable=True).machine.may_adopt()
     world = World(workers=1, durable=True, limits=SchedulerLimits(jobs=2))

@@ -68,11 +68,16 @@ class Job:
         self.accepted = False
         self.rejected_since: float | None = None  # no scheduler has had room for it since then
         self.deaths: dict[int, int] = {}  # workers that have died under a task, by number
-        self.doomed: dict[int, float] = {}  # tasks that are never submitted again, and the grace they were given
+        self.doomed: dict[int, float] = {}  # tasks that are to be killed, and the grace they were given
 
     def still_doomed(self) -> list[int]:
         """Return the tasks that are to be killed and have no outcome yet."""
         return sorted(index for index in self.doomed if self.open[index])
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a scheduler may take it over without its client: then only a scheduler can end it."""
+        return self.sent and (self.submit.spec.durable or self.submit.detached)
 
     def unfinished(self, epoch: int) -> m.Submit:
         """Return the submission of what is left, under ``epoch``."""
@@ -149,7 +154,7 @@ class ClientJobs:
             return
         named = list(indices)
         wanted = [i for i in named or range(len(job.open)) if 0 <= i < len(job.open) and job.open[i]]
-        if not job.peer:  # no scheduler has it
+        if not job.peer and not job.goes_on:  # no scheduler has it
             self._cancel(job, wanted)
             return
         job.doomed.update(dict.fromkeys(wanted, grace_s))
@@ -224,7 +229,7 @@ class ClientJobs:
 
     def _is_wanted(self, job: Job) -> bool:
         """Whether anything of a job that no scheduler has is still to run; its submission is of just that then."""
-        if job.doomed and (doomed := job.still_doomed()):
+        if job.doomed and not job.goes_on and (doomed := job.still_doomed()):
             self._cancel(job, doomed)
         if job.left and job.left != job.submit.count:
             job.submit = job.unfinished(job.submit.epoch)
@@ -274,6 +279,8 @@ class ClientJobs:
         if not job.accepted:
             job.accepted = True
             self._effects.append(JobAccepted(message.job, message.workers))
+            if job.goes_on:  # a scheduler does not know it before it is written
+                self._kill_again(job)
             if job.submit.detached:
                 self._end(job)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import random
 
+import msgspec
+import pytest
+
 from sparrowmq.core import effects as fx, invariants
 from sparrowmq.core.session import Session
 from sparrowmq.protocol import messages as m
@@ -153,6 +156,44 @@ def test_what_a_scheduler_sent_back_has_never_run() -> None:
     machine.take_effects()
     machine.kill(1.2, "a", [0])
     assert effects(machine) == [fx.Deliver("a", [0], bytes([m.CANCELLED]), [b""])]
+
+
+def durable(job: str = "a") -> m.Submit:
+    return msgspec.structs.replace(submit(job), spec=msgspec.structs.replace(SPEC, durable=True))
+
+
+def test_a_kill_of_a_durable_job_waits_for_the_scheduler_that_has_it_next() -> None:
+    """The swarm's seed 141: it was shown as killed, and taken over by another scheduler, and ran to its end."""
+    machine = session({"s1": "at s1", "s2": "at s2"})
+    machine.submit(1.0, durable())
+    machine.receive(1.1, 1, m.Accepted("a", 0, 1))
+    machine.kill(1.1, "a", [0], 2.5)
+    machine.lost(1.2, 1)
+    machine.kill(1.3, "a", [1], 0.0)
+    machine.take_effects()
+    machine.receive(1.4, 2, m.Welcome("s2", 8, "0"))
+    again = msgspec.structs.replace(durable(), epoch=1, indices=[0, 1, 2])
+    assert effects(machine)[-1:] == [fx.Send(2, again)]
+    machine.receive(1.5, 2, m.Rejected("a", 1, "busy", "full", 0.1))
+    machine.kill(1.6, "a", [2], 0.0)
+    assert effects(machine) == []
+    machine.tick(1.7)
+    assert effects(machine)[-1:] == [fx.Send(2, again)]
+    machine.receive(1.8, 2, m.Accepted("a", 1, 1))
+    assert [e.message for e in effects(machine) if isinstance(e, fx.Send)] == [
+        m.Kill("a", 1, [0], 2.5), m.Kill("a", 1, [1, 2], 0.0),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_a_kill_is_said_again_once_a_job_is_written(detached: bool) -> None:
+    """The scheduler does not know it before: what comes between is dropped."""
+    machine = session()
+    machine.submit(1.0, msgspec.structs.replace(durable(), detached=detached))
+    machine.kill(1.0, "a", [])
+    machine.take_effects()
+    machine.receive(1.1, 1, m.Accepted("a", 0, 1))
+    assert fx.Send(1, m.Kill("a", 0, [0, 1, 2], 0.0)) in effects(machine)
 
 
 # -- a scheduler that takes jobs only so fast

@@ -75,15 +75,15 @@ class KeptJobs:
         return sorted(found, key=lambda item: (item[1].submitted_ms, item[0]))
 
     def save(self, owner: str, client: str, submit: m.Submit, tasks: int, submitted_unix_s: float) -> Reply:
-        """Write a submission, unless the job is another's at this epoch or a later one; tell how many outcomes it has.
+        """Write a submission, unless the job is another's at this epoch, or has ended in it, or has a later one.
 
-        Where it was its own at this epoch already, what it has said since stays said.
+        Tells how many outcomes it has. Where it was its own at this epoch already, what it has said since stays said.
         """
         job = self.jobs.get(submit.job)
-        if job is not None and (
-            job.epoch > submit.epoch or (job.epoch == submit.epoch and job.owner not in (owner, ""))
-        ):
-            return 0, job.epoch
+        if job is not None:
+            over = job.state != "open" or job.owner not in (owner, "")
+            if job.epoch > submit.epoch or (job.epoch == submit.epoch and over):
+                return 0, job.epoch
         if job is None:
             submitted_ms = int(submitted_unix_s * 1000)
             job = KeptJob(owner, submit.epoch, submit, tasks, client, submit.detached, submitted_ms)

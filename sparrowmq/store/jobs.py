@@ -35,15 +35,14 @@ _BODY: Final = b"o"
 _FIELDS: Final = ("state", "epoch", "owner", "tasks", "kind", "name", "client", "detached", "submitted_ms", "ended_ms",
                   "c0", "c1", "c2", "c3", "c4")  # fmt: skip
 
-# Every script answers {1, ...} where it has written, {0, epoch} where another scheduler has the job, {-1} where there
-# is no such job. KEYS: job, outcomes, ends, jobs:open, jobs:over.
+# Every script answers {1, ...} where it has written, {0, epoch} where another scheduler has the job, or it has ended in
+# the epoch that _SAVE is for, {-1} where there is no such job. KEYS: job, outcomes, ends, jobs:open, jobs:over.
 _SAVE: Final = """\
-local had = redis.call('HMGET', KEYS[1], 'epoch', 'owner')
+local had = redis.call('HMGET', KEYS[1], 'epoch', 'owner', 'state')
 if had[1] then
   local epoch = tonumber(had[1])
-  if epoch > tonumber(ARGV[2]) or (epoch == tonumber(ARGV[2]) and had[2] ~= ARGV[1] and had[2] ~= '') then
-    return {0, epoch}
-  end
+  local over = had[3] ~= 'open' or (had[2] ~= ARGV[1] and had[2] ~= '')
+  if epoch > tonumber(ARGV[2]) or (epoch == tonumber(ARGV[2]) and over) then return {0, epoch} end
 end
 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'epoch', ARGV[2], 'spec', ARGV[4], 'state', 'open', 'kind', ARGV[6],
   'name', ARGV[7], 'client', ARGV[8], 'detached', ARGV[9], 'deaths', '')

@@ -163,6 +163,20 @@ def test_a_later_epoch_takes_the_job_and_learns_what_has_ended(own: Callable[...
     assert [outcome.indices for outcome in reader.outcomes("j")[1]] == [[1], [0, 2]]
 
 
+def test_an_epoch_in_which_a_job_has_ended_is_not_opened_again(own: Callable[..., Owner], reader: JobReader) -> None:
+    """The swarm's seed 176: what was said then counted as said before, and the job stayed unfinished for ever."""
+    owner = own("s1")
+    owner.save("j", epoch=1)
+    owner.append("j", 1, [0, 1], epoch=1)
+    owner.append("j", 2, [2], epoch=1, over=True)
+    assert owner.save("j", epoch=1) == (1, "fenced", 1, [])
+    assert reader.find("j").state == "done"  # type: ignore[union-attr]
+    token, error, _, known = owner.save("j", epoch=2)
+    assert (token, error, [outcome.indices for outcome in known]) == (1, "", [[0, 1], [2]])
+    assert owner.append("j", 1, [], epoch=2, over=True) == (101, "", 0, [])
+    assert reader.find("j").state == "done"  # type: ignore[union-attr]
+
+
 def test_what_is_not_taken_after_all_is_removed_or_free(own: Callable[..., Owner], reader: JobReader) -> None:
     first, second = own("s1"), own("s2")
     first.save("j")

@@ -97,10 +97,11 @@ class Clients:
         foreign = state.is_foreign(client, submit.job)
         known = None if foreign else state.jobs.get(submit.job)
         if known is not None and known.client == client.id:
-            if submit.epoch == known.epoch:
+            taken_over = known.keep is not None and known.keep.released and not submit.detached  # nobody is told of it
+            if submit.epoch == known.epoch and not taken_over:
                 self._accept(now, client, known)
                 return
-            if submit.epoch < known.epoch:
+            if submit.epoch <= known.epoch:
                 state.send(client.peer, m.Stale(known.id, known.epoch))
                 return
         if submit.detached and known is None and not foreign:

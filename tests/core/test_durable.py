@@ -325,6 +325,19 @@ def test_an_orphan_is_given_back(why: str) -> None:
     assert world.said() == [fx.ForgetJob("a", 0)]
 
 
+def test_a_client_that_comes_to_the_epoch_of_a_take_over_goes_past_it() -> None:
+    """The swarm's seed 176: it was told that the job is accepted, and outcomes went to nobody."""
+    world = World(workers=1, durable=True)
+    world.machine.orphaned(world.now, [Orphan(job(2, epoch=1), "c1", 0.0)])
+    world.said()
+    world.hear(CLIENT, job(2, epoch=1))
+    assert world.said() == [fx.Send(CLIENT, m.Stale("a", 1))]
+    world.hear(CLIENT, job(2, epoch=2))
+    world.machine.saved(world.now, 1)
+    assert fx.Send(CLIENT, m.Accepted("a", 2, 1)) in world.said()
+    assert not world.job().detached
+
+
 def test_an_orphan_that_there_is_no_room_for_is_given_back() -> None:
     """The swarm's seed 178: several at once were more jobs than a scheduler may have."""
     world = World(workers=1, durable=True, limits=SchedulerLimits(jobs=2))

@@ -167,12 +167,26 @@ def test_a_store_that_has_lost_the_job_is_given_what_is_left() -> None:
     left = m.Submit("a", 0, DURABLE, 1, [b"p2"], b"", [2])
     assert world.said() == [
         fx.SaveJob(4, "c1", left, 3, world.now, patient=True),
-        fx.SaveOutcomes(5, chunk(1, [0])),
-        fx.SaveOutcomes(6, chunk(2, [1])),
+        fx.SaveOutcomes(5, chunk(3, [0])),
+        fx.SaveOutcomes(6, chunk(4, [1])),
     ]
     for token in (4, 5, 6):
         world.machine.saved(world.now, token)
     assert world.said() == [fx.Send(CLIENT, outcome(1, [0])), fx.Send(CLIENT, outcome(2, [1]))]
+
+
+def test_what_is_written_again_does_not_count_as_said_before_what_came_meanwhile() -> None:
+    """The swarm's seed 56: the store takes a number below the last for something that it has, and confirms it."""
+    world = accepted(4)
+    assert world.start("w1", 3) == [0, 1, 2]
+    world.hear("w1", result([0]), result([1], seq=2))
+    world.said()
+    world.machine.saved(world.now, 2, "gone")
+    world.hear("w1", result([2], seq=3))
+    world.machine.saved(world.now, 3, "gone")
+    numbers = [effect.outcome.seq for effect in world.said() if isinstance(effect, fx.SaveOutcomes)]
+    assert numbers == sorted(set(numbers))
+    assert len(numbers) == 3
 
 
 def test_deaths_of_workers_are_counted_over_schedulers() -> None:

@@ -257,6 +257,8 @@ def _scheduler_at_rest(scheduler: Scheduler) -> None:
     _same(f"jobs of {scheduler.id}", list(state.jobs), [])
     _same(f"tasks of {scheduler.id}", state.tasks, 0)
     _same(f"bytes of {scheduler.id}", state.bytes, 0)
+    _same(f"submissions that wait for the store at {scheduler.id}", (len(state.book), state.book.bytes), (0, 0))
+    _same(f"what {scheduler.id} has asked of the store", state.book._outcomes, {})
     _same(f"samples of {scheduler.id}", list(scheduler._placer._sampling), [])
     _same(f"recalls of {scheduler.id}", scheduler._clients._recalls, {})
     _same(f"messages that wait at {scheduler.id}", len(scheduler._turns), 0)

@@ -29,6 +29,7 @@ from sparrowmq.settings import AssistantSettings, ClientSettings, SchedulerSetti
 from sparrowmq.sim.canary import CanaryThread
 from sparrowmq.sim.engine import Engine
 from sparrowmq.sim.journal import Journal
+from sparrowmq.sim.keeper import Keeper
 from sparrowmq.sim.network import Network
 from sparrowmq.sim.node import Machine, Node
 from sparrowmq.sim.observer import Observer
@@ -52,7 +53,8 @@ class Cluster(Engine):
     tasks does without, and gets what sessions tell their clients by ``tell``. ``pipe_s``: from a node monitor to its
     slots, and back. ``registry_s``: of an operation of the store. ``beats``: workers and schedulers beat, as their
     settings say; without, nothing is spent on it. ``expiring``: the record of a scheduler that is paused ends after
-    ``ttl_s``, as that of one that has crashed.
+    ``ttl_s``, as that of one that has crashed. ``durable``: schedulers keep durable and detached jobs in the store,
+    whose answers get lost at times (the share ``unanswered``).
     """
 
     def __init__(
@@ -74,6 +76,8 @@ class Cluster(Engine):
         assistant: AssistantSettings | None = None,
         beats: bool = False,
         expiring: bool = False,
+        durable: bool = False,
+        unanswered: float = 0.0,
         costs_s: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
@@ -104,6 +108,8 @@ class Cluster(Engine):
         )
         self._beats = beats
         self._expiring = expiring
+        self._durable, self._unanswered = durable, unanswered
+        self._detached: set[str] = set()  # jobs that a session waits for no longer than until they are accepted
         self._removals_from = 0.0  # after an outage of the store no scheduler is forgotten before this moment
         self._queries = 0
 
@@ -119,8 +125,9 @@ class Cluster(Engine):
 
         def make(node: Node) -> Machine:
             return Scheduler(
-                id=node.id, incarnation=node.starts, rng=self._child(), settings=self._settings[0], package=PACKAGE
-            )
+                id=node.id, incarnation=node.starts, rng=self._child(), settings=self._settings[0], package=PACKAGE,
+                durable=self._durable,
+            )  # fmt: skip
 
         return self._add(id, "scheduler", make)
 
@@ -206,11 +213,16 @@ class Cluster(Engine):
 
     # -- what clients do
 
-    def submit(self, tasks: Sequence[Work | float], *, client: str = "client-1", **spec: Any) -> str:
+    def submit(
+        self, tasks: Sequence[Work | float], *, client: str = "client-1", detached: bool = False, **spec: Any
+    ) -> str:
         """Submit a job of these tasks (numbers are service times in seconds); return its id."""
         node = self.nodes[client]
         submit = self._job(tasks, spec, node.owner)
         self.history.submitted(submit.job, submit.count)
+        if detached:
+            self._detached.add(submit.job)
+            submit = msgspec.structs.replace(submit, detached=True)
         node.step(node.machine.submit, submit)
         return submit.job
 
@@ -279,6 +291,8 @@ class Cluster(Engine):
         node.up, node.leaving, node.wakes_at = True, "", None
         node.machine, node.line, node.known = node.make(node), Line(), {}
         if node.kind == "scheduler":
+            if self._durable:
+                node.keeper = Keeper(node, self.store, self._child(), self._unanswered)
             self._register(node, node.starts)
             if self._beats:
                 node.step(node.machine.start)
@@ -412,6 +426,8 @@ class Cluster(Engine):
             self.history.shown(effect)
         elif isinstance(effect, fx.JobEnded):
             self.history.ended(effect)
+        elif isinstance(effect, fx.JobAccepted) and effect.job in self._detached:
+            self.history.abandoned(effect.job)
         self.told.append((self.now, node.id, effect))
 
     def _committed(self, message: m.AnyMessage) -> None:

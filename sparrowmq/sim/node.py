@@ -17,6 +17,7 @@ from sparrowmq.core.node_monitor import NodeMonitor
 from sparrowmq.core.scheduler import Scheduler
 from sparrowmq.core.session import Session
 from sparrowmq.protocol import messages as m
+from sparrowmq.sim.keeper import Keeper
 from sparrowmq.sim.network import End
 from sparrowmq.sim.observer import Observer
 from sparrowmq.sim.slot import SimSlot
@@ -35,8 +36,8 @@ class Node:
     """
 
     __slots__ = (
-        "backlog", "busy_until", "cluster", "connections", "cost_s", "id", "key", "kind", "known", "leaving", "line",
-        "machine", "make", "owner", "paused", "pauses", "slots", "starts", "up", "wakes_at",
+        "backlog", "busy_until", "cluster", "connections", "cost_s", "id", "keeper", "key", "kind", "known", "leaving",
+        "line", "machine", "make", "owner", "paused", "pauses", "slots", "starts", "up", "wakes_at",
     )  # fmt: skip
 
     def __init__(
@@ -59,6 +60,7 @@ class Node:
         self.slots: list[SimSlot] = []
         self.wakes_at: float | None = None
         self.line = Line()  # to the store
+        self.keeper: Keeper | None = None  # of a scheduler whose durable jobs are kept there
         self.known: dict[str, Record] = {}  # schedulers that it was told of
         self.machine: Any = None
 
@@ -205,6 +207,9 @@ class Node:
                 end = self.connections.get(effect.peer)
                 if end is not None:
                     self.cluster.network.close(end)
+            case fx.SaveJob() | fx.SaveOutcomes() | fx.ForgetJob():
+                if self.keeper is not None:
+                    self.keeper.write(effect)
             case fx.Deposit():
                 self.cluster.deposit(self, effect.beat)
             case fx.Condemn():
@@ -212,6 +217,8 @@ class Node:
                 self.cluster.tell(self, effect)
             case fx.Exit():
                 self.leaving = effect.reason
+                if self.keeper is not None:
+                    self.keeper.stop()
                 self.cluster.tell(self, effect)
             case _:
                 self.cluster.tell(self, effect)

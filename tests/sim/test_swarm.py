@@ -185,6 +185,19 @@ def test_load_hints_are_drawn_and_left_out() -> None:
         assert sum(job.spec["policy"] == "assisted" for job in scenario.jobs) > len(scenario.jobs) / 3
 
 
+def test_durable_jobs_are_drawn_and_left_out() -> None:
+    scenarios = [draw(seed) for seed in range(100)]
+    durable = [scenario for scenario in scenarios if scenario.durable]
+    assert 20 < len(durable) < 50
+    assert any(scenario.quiet for scenario in durable)
+    assert {scenario.unanswered for scenario in durable} == {0.0, 0.01, 0.1}
+    assert any(step.what == "store_emptied" for scenario in durable for step in scenario.steps)
+    jobs = [job for scenario in durable for job in scenario.jobs if job.spec.get("durable")]
+    assert {job.released for job in jobs} == {False, True}
+    others = [job for scenario in scenarios if not scenario.durable for job in scenario.jobs]
+    assert not any(job.released or job.spec.get("durable") for job in others)
+
+
 def _shown(status: int, payload: bytes = b"r", at_s: float = 2.0) -> model.Shown:
     return model.Shown(at_s, status, payload, 0)
 

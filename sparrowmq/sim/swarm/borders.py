@@ -106,11 +106,12 @@ class _Rates:
         state = self._scheduler.state
         for effect in effects:
             if isinstance(effect, fx.SaveJob) and not effect.patient:
-                self._counted.add((effect.submit.job, effect.submit.epoch))
                 yield state.clients[effect.client].key
             elif isinstance(effect, fx.Send) and isinstance(effect.message, m.Accepted):
                 key, client = (effect.message.job, effect.message.epoch), state.peers.get(effect.peer)
-                if key not in self._counted and isinstance(client, Client):
+                job = state.job(effect.message.job)
+                kept = job is not None and job.keep is not None  # counted when it was written, or it was taken over
+                if key not in self._counted and isinstance(client, Client) and not kept:
                     self._counted.add(key)
                     yield client.key
 

@@ -19,11 +19,12 @@ from msgspec.structs import replace
 
 from sparrowmq.sim.slot import Work
 from sparrowmq.sim.swarm.basics import Basics
-from sparrowmq.sim.swarm.faults import Faults
+from sparrowmq.sim.swarm.faults import DEATHS, KINDS, Faults
 from sparrowmq.sim.swarm.scenario import Job, Scenario, Step
 
 KEYS_SHARE: Final = 0.3  # of the seeds that have clients with keys
 HINTED_SHARE: Final = 0.4  # of the seeds with assistants, those with hints for most jobs
+DURABLE_SHARE: Final = 0.35  # of the seeds whose schedulers keep jobs in the store
 KEYS: Final = (("key-1", "key-1"), ("key-2", "key-2"), ("key-3", ""), ("key-4", ""))  # with the tags of their jobs
 BURSTS: Final = (15, 40, 150)  # jobs at once
 PROBED_S: Final = (5.0, 15.0, 30.0)  # that one key's probes would take, if all were its own
@@ -43,6 +44,9 @@ class _Drawing(Basics):
         self.rng = random.Random(f"the hints of {seed}")
         if self.scenario.assistants and self.rng.random() < HINTED_SHARE:
             self._hints()
+        self.rng = random.Random(f"the durable jobs of {seed}")
+        if self.rng.random() < DURABLE_SHARE:
+            self._durable()
         self.scenario.steps.sort(key=lambda step: step.at_s)
 
     # -- keys: owners of jobs, and what one key may have
@@ -91,3 +95,29 @@ class _Drawing(Basics):
         for number, job in enumerate(scenario.jobs):
             if rng.random() < 0.7:
                 scenario.jobs[number] = job._replace(spec=job.spec | {"policy": "assisted"})
+
+    # -- durable jobs
+
+    def _durable(self) -> None:
+        """Some jobs are kept in the store, some of these without a client that waits; and the store has its faults.
+
+        Seeds without any fault stay so, but for the store's: what that does by itself shows best there.
+        """
+        rng, scenario = self.rng, self.scenario
+        scenario.durable = True
+        share = rng.choice([0.2, 0.5, 1.0])
+        for number, job in enumerate(scenario.jobs):
+            if not job.detached and rng.random() < share:
+                released = rng.random() < 0.4
+                scenario.jobs[number] = job._replace(spec=job.spec | {"durable": True}, released=released)
+        more = rng.choice([[], ["fail_over"], ["crash_client"], ["fail_over", "crash_client"], ["freeze"]])
+        for kind in more if scenario.disturbances else []:
+            if kind not in scenario.kinds:
+                scenario.kinds.append(kind)
+                self._faults((KINDS | DEATHS)[kind])
+        if rng.random() < 0.5 and "store" not in scenario.kinds:
+            scenario.kinds.append("store")
+            self._faults(Faults.store)
+        scenario.unanswered = rng.choice([0.0, 0.0, 0.01, 0.1])
+        if rng.random() < 0.6:  # it keeps what it was given, as with an append-only file
+            scenario.steps = [step for step in scenario.steps if step.what != "store_emptied"]

@@ -7,6 +7,7 @@ played, or what a task may end as (`model`).
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -18,6 +19,8 @@ from sparrowmq.protocol import messages as m
 from sparrowmq.sim.cluster import Cluster
 from sparrowmq.sim.swarm import model
 from sparrowmq.sim.swarm.scenario import Job, Scenario
+
+Kept = Callable[[str, int], model.Shown | None]
 
 
 class Submitted:
@@ -41,8 +44,8 @@ class Deeds:
     headless: bool = False  # at some time no scheduler was up
 
 
-def check(scenario: Scenario, cluster: Cluster, deeds: Deeds) -> None:
-    """Hold every task and every history against what may be."""
+def check(scenario: Scenario, cluster: Cluster, deeds: Deeds, kept: Kept) -> None:
+    """Hold every task and every history against what may be. ``kept``: what the store has of a task, if anything."""
     burials: defaultdict[str, list[float]] = defaultdict(list)
     shown_at: dict[tuple[str, int], float] = {}
     for at_s, _, effect in cluster.told:
@@ -61,6 +64,8 @@ def check(scenario: Scenario, cluster: Cluster, deeds: Deeds) -> None:
             if outcome is not None:
                 epoch = cluster.history.reported[key].get(outcome)
                 task.shown = model.Shown(shown_at[key], outcome[0], payload_bytes(outcome[1]), epoch)
+            else:
+                task.shown = kept(*key)
             model.check(task, world)
     for id in scenario.schedulers:
         _check_history(scenario, cluster, id)

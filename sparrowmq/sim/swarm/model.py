@@ -163,6 +163,7 @@ def _check_shown(task: Task, world: World, by_epoch: dict[int, list[Start]]) -> 
     elif shown.status == m.CANCELLED:
         assert text != "?", what
         assert task.killed or (task.recalled and not text), f"{what}: nobody wanted that"
+        assert text or shown.epoch is not None or not task.starts, f"{what}: no scheduler had it, said its client"
         if not text and epoch >= 0 and not (task.killed and _hedged(task)):  # it may be the other attempt that had not
             begun = [
                 s for s in starts if not _tried_again(task, s, shown.at_s) and not _lost(task, world, s, shown.at_s)

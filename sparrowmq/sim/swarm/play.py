@@ -32,6 +32,7 @@ from sparrowmq.sim.store import DOWN, UP
 from sparrowmq.sim.swarm import borders, histories, shares
 from sparrowmq.sim.swarm.borders import Borders
 from sparrowmq.sim.swarm.histories import Deeds, Submitted
+from sparrowmq.sim.swarm.ledger import Ledger
 from sparrowmq.sim.swarm.scenario import CALM, Scenario
 from sparrowmq.sim.swarm.vigil import Vigil
 
@@ -63,6 +64,7 @@ class Play:
             scenario.seed, wire=scenario.wire, journal=journal, check=self._check,
             scheduler=scenario.scheduler, worker=scenario.worker, client=scenario.client,
             assistant=scenario.assistant, beats=scenario.beats, expiring=scenario.expiring,
+            durable=scenario.durable, unanswered=scenario.unanswered,
         )  # fmt: skip
         self._watches: dict[Machine, Watch] = {}
         self._deeds = Deeds()
@@ -71,7 +73,8 @@ class Play:
         self._orphans = (
             scenario.worker.limits.queue_entries < WorkerLimits().queue_entries or not scenario.scheduler.cancellation
         )
-        self._vigil = Vigil(scenario, cluster)
+        self._ledger = Ledger(cluster)
+        self._vigil = Vigil(scenario, cluster, self._ledger)
         self._borders = Borders(scenario, cluster)
         self._begin_s = cluster.now
         for id in scenario.schedulers:
@@ -114,7 +117,7 @@ class Play:
         cluster.run(scenario.duration_s + 1e-3)
         self._heal()
         self._end()
-        histories.check(scenario, cluster, self._deeds)
+        histories.check(scenario, cluster, self._deeds, self._ledger.outcome)
 
     def _digest(self) -> str:
         """Hash what was executed, shown and decided, and when."""
@@ -135,6 +138,8 @@ class Play:
         watch.step(self.cluster.now, effects)
         self._vigil.step(machine, effects)
         self._borders.step(machine, effects)
+        if self.scenario.durable:
+            self._ledger.step(machine, effects)
         if self.scenario.hinted and isinstance(machine, Assistant | Scheduler):
             shares.check(machine, self.cluster.now, effects)
 
@@ -170,7 +175,7 @@ class Play:
         if job.detached:
             id = cluster.detach(job.works, job.owner, **job.spec)
         elif self._up(job.owner):
-            id = cluster.submit(job.works, client=job.owner, **job.spec)
+            id = cluster.submit(job.works, client=job.owner, detached=job.released, **job.spec)
         else:
             return
         self._submitted[number] = Submitted(job, id, cluster.now)
@@ -287,6 +292,7 @@ class Play:
     def _do_store_emptied(self) -> None:
         if self.cluster.store.state != UP:  # it comes back empty
             self._vigil.store_disturbed(emptied=True)
+            self._ledger.lost()
             self.cluster.turn_store(DOWN)
             self.cluster.empty_store()
 
@@ -312,7 +318,7 @@ class Play:
         work_s = sum(work.service_s for one in self._submitted.values() for work in one.job.works)
         until_s = cluster.now + HEALED_S + WORKED * work_s / sum(scenario.workers.values()) + scenario.limited_s
         while not self._over():
-            assert cluster.now < until_s, f"not all is over: {cluster.history.open()}; {cluster.state()}"
+            assert cluster.now < until_s, self._left()
             self._restart_all()
             cluster.run(1.0, until=self._over)
         until_s = cluster.now + REST_S
@@ -329,6 +335,12 @@ class Play:
         cluster.check_agreement()
         self._check_all()
         self._borders.check_end()
+        if scenario.durable:
+            self._ledger.check_end()
+            self._ledger.check_shown()
+
+    def _left(self) -> str:
+        return f"not all is over: {self.cluster.history.open()} {self._ledger.open()}; {self.cluster.state()}"
 
     def _restart_all(self) -> None:
         for id in self.cluster.nodes:
@@ -337,7 +349,7 @@ class Play:
     def _over(self) -> bool:
         nodes = self.cluster.nodes
         busy = any(nodes[id].up and nodes[id].machine.state.jobs for id in self.scenario.schedulers)
-        return not busy and self.cluster.history.complete()
+        return not busy and self.cluster.history.complete() and not self._ledger.open()
 
 
 def _finder(error: Exception) -> str:

@@ -30,12 +30,20 @@ class Step(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A job of the workload. ``owner``: the client that submits it, or the scheduler that gets it detached."""
+    """A job of the workload. ``owner``: the client that submits it, or the scheduler that gets it detached.
+
+    ``released``: its client waits for it no longer than until it is accepted.
+    """
 
     owner: str
     works: tuple[Work, ...]
     spec: dict[str, Any]
     detached: bool = False
+    released: bool = False
+
+    def __str__(self) -> str:
+        how = f"{' detached' * self.detached}{' released' * self.released}"
+        return f"{self.owner}{how}: {len(self.works)} tasks, {self.spec}, {self.works[:3]}"
 
 
 @dataclass
@@ -50,6 +58,8 @@ class Scenario:
     assistants: list[str] = field(default_factory=list)
     beats: bool = False
     expiring: bool = False  # the records of schedulers that stand still
+    durable: bool = False  # schedulers keep jobs in the store ...
+    unanswered: float = 0.0  # ... and so many of its answers are lost
     hinted: bool = False  # an assistant gives load hints, and most jobs go by them
     keys: dict[str, tuple[str, str]] = field(default_factory=dict)  # client -> its key, and the tag of its jobs
     scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
@@ -99,9 +109,8 @@ class Scenario:
             f"worker {self.worker}",
             f"client {self.client}",
             f"assistants {len(self.assistants)}, beats {self.beats}, expiring {self.expiring}, {self.assistant}",
-            f"hinted {self.hinted}, keys {self.keys}",
+            f"durable {self.durable}, unanswered {self.unanswered}, hinted {self.hinted}, keys {self.keys}",
             f"wire {self.wire}; kinds {' '.join(self.kinds)}",
-            *(f"job {n} of {job.owner}{' detached' * job.detached}: {len(job.works)} tasks, {job.spec}, {job.works[:3]}"
-              for n, job in enumerate(self.jobs)),
+            *(f"job {n} of {job}" for n, job in enumerate(self.jobs)),
             *map(str, self.steps),
         ]  # fmt: skip

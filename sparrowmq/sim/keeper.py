@@ -69,6 +69,7 @@ class Keeper:
         self._wait_s = 0.0
         self._owners = Owners()
         self._absence_counts_from = 0.0
+        self._taken: dict[str, int] = {}  # jobs that were perhaps taken over, with the epoch they then have
         self._scan_due = False
         self._scan_later()
 
@@ -157,6 +158,8 @@ class Keeper:
             return
         self._queue.popleft()
         op.sent = True
+        if isinstance(op.effect, SaveJob):
+            self._taken.pop(op.effect.submit.job, None)  # it is known here
         code, *more = reply
         if code == 0:
             op.error, op.epoch = FENCED, more[0]
@@ -254,7 +257,8 @@ class Keeper:
         owners = {owner for _, owner, _ in jobs} - {self._me}
         counts = self._node.cluster.now >= self._absence_counts_from
         gone = self._owners.gone(owners, records, lambda id: self._listens(records[id].address), counts=counts)
-        orphans = [job for job in jobs if job[1] in gone]
+        mine = [(id, self._me, epoch) for id, epoch in self._taken.items()]
+        orphans = [job for job in jobs if job[1] in gone or job in mine]
         self._rng.shuffle(orphans)  # schedulers that look at the same time try different ones
         self._take(deque(orphans[:TAKE_MAX]), [])
 
@@ -272,6 +276,7 @@ class Keeper:
             return
         id, owner, epoch = orphans.popleft()
         kept = self._store.jobs
+        self._taken.pop(id, None)
 
         def act() -> tuple[Reply, Orphan | None]:
             reply = kept.take(self._me, id, owner, epoch)
@@ -279,12 +284,21 @@ class Keeper:
 
         def heard(found: tuple[Reply, Orphan | None] | None) -> None:
             reply, orphan = found or ((0,), None)
-            if orphan is not None:
+            if found is None:
+                self._taken[id] = epoch + 1
+            elif orphan is not None:
                 taken.append(orphan)
             elif reply[0] == 1:  # all of it has ended: it is over
-                last = m.Outcome(1, id, reply[1], [], b"", [])
-                self._ask(lambda: kept.append(self._me, last, True, {}), lambda done: self._take(orphans, taken))
+                end(m.Outcome(1, id, reply[1], [], b"", []))
                 return
             self._take(orphans, taken)
+
+        def end(last: m.Outcome) -> None:
+            def ended(reply: Reply | None) -> None:
+                if reply is None:
+                    self._taken[id] = last.epoch
+                self._take(orphans, taken)
+
+            self._ask(lambda: kept.append(self._me, last, True, {}), ended)
 
         self._ask(act, heard)

@@ -35,6 +35,7 @@ GIVE_UP_S: Final = 0.8  # a submission that could not be sent, and a second more
 BYTES_PER_S: Final = 32 * 1024 * 1024  # ... of so many bytes
 SYNC_S: Final = 0.1  # one wait for the disk: what comes meanwhile is sent after it
 SYNC_S_MAX: Final = 3.0  # a submission that does not get there is given up
+UNANSWERED_MAX: Final = 1_000
 CONNECT_S: Final = 0.2
 STOP_S: Final = 1.0
 
@@ -98,6 +99,7 @@ class Keeper:
         self._retry_at = 0.0
         self._owners = Owners()
         self._absence_counts_from = 0.0
+        self._unanswered: dict[str, int] = {}  # jobs that were perhaps taken over, with the epoch they then have
         self._scan_at = 0.0
         self._scanned = 0
         self._stopping = False
@@ -224,6 +226,8 @@ class Keeper:
                 return True
             return False
         code, *more = reply[0]
+        if isinstance(effect, SaveJob):
+            self._unanswered.pop(effect.submit.job, None)  # it is known here
         op.sent, op.since = True, time.monotonic()
         if code == 0:
             op.error, op.epoch = FENCED, int(more[0])
@@ -343,7 +347,7 @@ class Keeper:
         except (Unavailable, Refused):
             self._absence_counts_from = time.monotonic() + self._settings.ttl_s
             return  # the next write finds out, and says so
-        orphans = [job for job in jobs if job.owner in gone]
+        orphans = [job for job in jobs if job.owner in gone or self._is_unheard_of(job)]
         self._rng.shuffle(orphans)  # schedulers that look at the same time try different ones
         found = [one for job in orphans[:TAKE_MAX] if (one := self._take(job)) is not None]
         if found:
@@ -358,14 +362,27 @@ class Keeper:
     def _take(self, job: KeptJob) -> Orphan | None:
         if not self._may_adopt():
             return None
+        self._unanswered.pop(job.id, None)
         reply = self._line.ask(self._commands.take(job.id, job.owner, job.epoch))
         if reply is None:
+            self._note_unanswered(job.id, job.epoch + 1)
             return None
         epoch, orphan = taken(reply[0])
         if epoch and orphan is None:  # all of it has ended, or nothing can be read of it: it is over
             last = m.Outcome(1, job.id, epoch, [], b"", [])
-            self._line.ask(self._commands.append(last, True, {}))
+            if self._line.ask(self._commands.append(last, True, {})) is None:
+                self._note_unanswered(job.id, epoch)
         return orphan
+
+    def _note_unanswered(self, job: str, epoch: int) -> None:
+        """Redis may have given it to this scheduler, whose machine does not know: nobody else would take it over."""
+        if len(self._unanswered) >= UNANSWERED_MAX:
+            del self._unanswered[next(iter(self._unanswered))]
+        self._unanswered[job] = epoch
+
+    def _is_unheard_of(self, job: KeptJob) -> bool:
+        """Whether it was given to this scheduler and the answer was lost."""
+        return job.owner == owner_of(*self._me) and self._unanswered.get(job.id) == job.epoch
 
 
 def _listens(address: str) -> bool:

@@ -18,9 +18,11 @@ from sparrowmq.core.keeping import Orphan
 from sparrowmq.core.orphans import owner_of
 from sparrowmq.protocol import messages as m
 from sparrowmq.settings import StoreSettings
+from sparrowmq.store import jobs
 from sparrowmq.store.connection import connect
 from sparrowmq.store.jobs import JobReader
 from sparrowmq.store.keeper import Keeper
+from sparrowmq.store.line import Line
 from sparrowmq.store.registry import Registry, SchedulerRecord
 from tests.support.valkey import Server
 
@@ -218,6 +220,33 @@ def test_of_two_that_race_for_orphans_one_gets_each(
         assert orphan.submit.deaths == [0, 1]
         assert (orphan.client, orphan.submitted_unix_s, orphan.submit.detached) == ("c1", 1000.0, True)
     assert dead.append("j3", 3, [1]) == (103, "fenced", 1, [])
+
+
+@pytest.mark.parametrize(("script", "ended"), [(jobs._TAKE, [0]), (jobs._APPEND, [0, 1, 2])])
+def test_a_take_over_that_was_not_answered_is_tried_again(
+    own: Callable[..., Owner], reader: JobReader, settings: StoreSettings, monkeypatch: pytest.MonkeyPatch,
+    script: str, ended: list[int],
+) -> None:  # fmt: skip
+    """The swarm's seed 378: the job was this scheduler's, which did not know of it, and so nobody ran it."""
+    dead = own("s1")
+    dead.save("j")
+    dead.append("j", 1, ended)
+    Registry(settings).publish(record("s1", dead="silent"))
+    real, lost = Line.ask, list[bytes]()
+
+    def ask(line: Line, command: bytes, *given: Any, **named: Any) -> Any:
+        if lost or script.encode() not in command or b"racer 1" not in command:
+            return real(line, command, *given, **named)
+        lost.append(command)
+        if script == jobs._TAKE:
+            real(line, command)
+        return None
+
+    monkeypatch.setattr(Line, "ask", ask)
+    racer = own("racer", adopts=True)
+    if script == jobs._TAKE:
+        assert racer.orphans.get(timeout=WAIT_S).submit.indices == [1, 2]
+    until(lambda: lost and (script == jobs._TAKE or reader.find("j").state == "done"))  # type: ignore[union-attr]
 
 
 def test_an_owner_is_gone_when_nothing_listens_at_its_address(

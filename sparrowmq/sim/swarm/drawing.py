@@ -115,9 +115,26 @@ class _Drawing(Basics):
             if kind not in scenario.kinds:
                 scenario.kinds.append(kind)
                 self._faults((KINDS | DEATHS)[kind])
+        if scenario.disturbances and len(scenario.schedulers) > 1 and rng.random() < 0.4:
+            self._stand_still()
         if rng.random() < 0.5 and "store" not in scenario.kinds:
             scenario.kinds.append("store")
             self._faults(Faults.store)
         scenario.unanswered = rng.choice([0.0, 0.0, 0.01, 0.1])
         if rng.random() < 0.6:  # it keeps what it was given, as with an append-only file
             scenario.steps = [step for step in scenario.steps if step.what != "store_emptied"]
+
+    def _stand_still(self) -> None:
+        """Schedulers stand still for longer than others need to take over the large jobs that they have just got."""
+        rng, scenario = self.rng, self.scenario
+        scenario.expiring = True
+        scenario.kinds += ["freeze"] * ("freeze" not in scenario.kinds)
+        for _ in range(rng.randint(1, 3)):
+            at_s, scheduler = self._time() * 0.7, rng.choice(scenario.schedulers)
+            for _ in range(3):
+                works = tuple(Work(round(rng.expovariate(2.0), 6)) for _ in range(40))
+                spec = {"policy": rng.choice(self.policies), "probe_ratio": 2.0, "durable": True}
+                scenario.steps.append(Step(at_s, "submit", (len(scenario.jobs),)))
+                scenario.jobs.append(Job(rng.choice(scenario.clients), works, spec, released=True))
+            steps = Step(at_s + 0.5, "pause", (scheduler,)), Step(at_s + rng.choice([2.5, 9.5]), "resume", (scheduler,))
+            scenario.steps += steps

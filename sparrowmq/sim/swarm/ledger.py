@@ -91,11 +91,12 @@ class Ledger:
     def _check_said(self, scheduler: Scheduler, message: m.AnyMessage) -> None:
         if isinstance(message, m.Accepted | m.Outcome):
             job = scheduler.state.job(message.job)
-            if job is None or job.keep is None:
+            waits = any(one.submit.job == message.job for one in scheduler.state.book._jobs.values())
+            if not waits and (job is None or job.keep is None):
                 return
             record = self._records.get(message.job, _Record())
             assert message.epoch in record.saved, (
-                f"{scheduler.id} says {type(message).__name__.lower()} of {job.id}, of which the store has not been "
+                f"{scheduler.id} says {type(message).__name__.lower()} of {message.job}, whose store has not been "
                 f"given epoch {message.epoch}"
             )
         if isinstance(message, m.Outcome):

@@ -196,12 +196,12 @@ class ClientJobs:
         for job in list(self.table.values()):
             if job.queued or job.peer in self._links:
                 continue
-            if job.submit.job in kept:
-                job.peer = self.home
-                self._kill_again(job)
-            elif same and job.submit.detached and job.peer:  # the same submission again is no second job
+            if same and job.submit.detached and job.peer:  # the same submission again is no second job
                 job.peer = self.home
                 self._effects.append(Send(job.peer, job.submit))
+            elif job.submit.job in kept:
+                job.peer = self.home
+                self._kill_again(job)
             else:
                 if job.peer:  # another scheduler may still act on it
                     job.submit = job.unfinished(job.submit.epoch + 1)

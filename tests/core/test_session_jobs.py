@@ -128,6 +128,18 @@ def test_a_detached_job_that_is_not_accepted_yet_is_said_again_under_the_same_ep
     assert effects(machine)[-1] == fx.JobAccepted("a", 2)
 
 
+def test_a_detached_job_that_runs_and_whose_acceptance_was_lost_is_said_again() -> None:
+    """The swarm's seed 525: its scheduler listed it as running, and its client waited for ever to hear that it is."""
+    machine = session()
+    machine.submit(1.0, submit(detached=True))
+    machine.lost(1.1, 1)
+    machine.take_effects()
+    machine.receive(1.2, 2, m.Welcome("s1", 7, "0", ["a"]))
+    assert effects(machine) == [fx.Linked("s1"), fx.Send(2, submit(detached=True))]
+    machine.receive(1.3, 2, m.Accepted("a", 0, 2))
+    assert effects(machine) == [fx.JobAccepted("a", 2)]
+
+
 def test_a_detached_job_that_is_rejected_ends() -> None:
     machine = session()
     machine.submit(1.0, submit(detached=True))

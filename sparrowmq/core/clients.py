@@ -104,10 +104,13 @@ class Clients:
             if submit.epoch <= known.epoch:
                 state.send(client.peer, m.Stale(known.id, known.epoch))
                 return
-        if submit.detached and known is None and not foreign:
-            over = state.history.finished.get(submit.job)
-            if over is not None and over.client == client.id and over.epoch == submit.epoch:
+        over = None if foreign or known is not None else state.history.finished.get(submit.job)
+        if over is not None and over.client == client.id:
+            if submit.detached and over.epoch == submit.epoch:
                 self._accept(now, client, over)  # it ended before its client had the answer
+                return
+            if over.keep is not None and over.epoch >= submit.epoch:  # it had been taken over
+                state.send(client.peer, m.Stale(over.id, over.epoch))
                 return
         refusal = self.haste.refusal(now, client, submit) or self._refusal(client, submit, known)
         if refusal is None and self._is_durable(submit):

@@ -352,6 +352,17 @@ def test_a_client_that_comes_to_the_epoch_of_a_take_over_goes_past_it() -> None:
     assert not world.job().detached
 
 
+def test_a_client_that_comes_to_an_epoch_in_which_its_job_has_ended_goes_past_it() -> None:
+    """The swarm's seed 689: the store had lost it, and attempts of the same numbers were launched again."""
+    world = World(workers=1, durable=True)
+    world.machine.orphaned(world.now, [Orphan(job(1, epoch=1), "c1", 0.0)])
+    world.hear("w1", m.Claimed("a", 1, [0], [1]), result([0], epoch=1))
+    world.machine.saved(world.now, 1)
+    world.said()
+    world.hear(CLIENT, job(1, epoch=1))
+    assert world.said() == [fx.Send(CLIENT, m.Stale("a", 1))]
+
+
 def test_an_orphan_that_there_is_no_room_for_is_given_back() -> None:
     """The swarm's seed 178: several at once were more jobs than a scheduler may have."""
     world = World(workers=1, durable=True, limits=SchedulerLimits(jobs=2))

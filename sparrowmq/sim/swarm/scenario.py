@@ -92,8 +92,12 @@ class Scenario:
 
     @property
     def adopts(self) -> bool:
-        """Whether nothing but the death of schedulers disturbs it, and others are there: then nothing is run twice."""
-        return self.disturbances == {"fail_over"} and not self.wire.loss and len(self.schedulers) > 1
+        """Whether nothing but the death of schedulers disturbs it, and others are there: then nothing is run twice.
+
+        Not so where jobs are kept: what ends before an orphan is taken over, and after its scheduler died, runs again.
+        """
+        alone = self.disturbances != {"fail_over"} or len(self.schedulers) == 1
+        return not (alone or self.wire.loss or self.durable)
 
     @property
     def disturbances(self) -> set[str]:

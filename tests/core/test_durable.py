@@ -363,6 +363,16 @@ def test_a_client_that_comes_to_an_epoch_in_which_its_job_has_ended_goes_past_it
     assert world.said() == [fx.Send(CLIENT, m.Stale("a", 1))]
 
 
+def test_a_job_that_a_worker_knows_a_later_epoch_of_is_for_whoever_takes_it() -> None:
+    """The swarm's seed 744: the store had lost that epoch and was given the earlier one, whose owner let the job go."""
+    world = World(workers=1, durable=True)
+    world.machine.orphaned(world.now, [Orphan(m.Submit("a", 3, SPEC, 1, [b"p"], detached=True), "c9", 0.0)])
+    world.said()
+    world.hear("w1", m.Stale("a", 4))
+    assert fx.ForgetJob("a", 3) in world.said()
+    assert world.machine.state.jobs == {}
+
+
 def test_an_orphan_that_there_is_no_room_for_is_given_back() -> None:
     """The swarm's seed 178: several at once were more jobs than a scheduler may have."""
     world = World(workers=1, durable=True, limits=SchedulerLimits(jobs=2))

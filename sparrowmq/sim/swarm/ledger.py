@@ -134,6 +134,8 @@ class Ledger:
                 assert self._life, f"{job_id} was accepted, and the store does not know it"
                 continue
             ended = self._records[job_id].ended
+            if any(life < self._life for life, _ in self._records[job_id].owners):
+                continue  # it was lost once: what its scheduler could not write again before it died is gone
             missing = [index for index in range(kept.tasks) if index not in ended and not self._withheld(job_id, index)]
             assert not missing, f"{job_id} is {kept.state}, and its tasks {missing} have no outcome"
             if not self._life:

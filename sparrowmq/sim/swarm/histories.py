@@ -7,7 +7,6 @@ played, or what a task may end as (`model`).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -18,9 +17,8 @@ from sparrowmq.core.job import ABSENT
 from sparrowmq.protocol import messages as m
 from sparrowmq.sim.cluster import Cluster
 from sparrowmq.sim.swarm import model
+from sparrowmq.sim.swarm.ledger import Ledger
 from sparrowmq.sim.swarm.scenario import Job, Scenario
-
-Kept = Callable[[str, int], model.Shown | None]
 
 
 class Submitted:
@@ -44,8 +42,8 @@ class Deeds:
     headless: bool = False  # at some time no scheduler was up
 
 
-def check(scenario: Scenario, cluster: Cluster, deeds: Deeds, kept: Kept) -> None:
-    """Hold every task and every history against what may be. ``kept``: what the store has of a task, if anything."""
+def check(scenario: Scenario, cluster: Cluster, deeds: Deeds, ledger: Ledger) -> None:
+    """Hold every task and every history against what may be."""
     burials: defaultdict[str, list[float]] = defaultdict(list)
     shown_at: dict[tuple[str, int], float] = {}
     for at_s, _, effect in cluster.told:
@@ -65,7 +63,8 @@ def check(scenario: Scenario, cluster: Cluster, deeds: Deeds, kept: Kept) -> Non
                 epoch = cluster.history.reported[key].get(outcome)
                 task.shown = model.Shown(shown_at[key], outcome[0], payload_bytes(outcome[1]), epoch)
             else:
-                task.shown = kept(*key)
+                task.shown = ledger.outcome(*key)
+            task.lost = ledger.was_lost(one.id)
             model.check(task, world)
     for id in scenario.schedulers:
         _check_history(scenario, cluster, id)

@@ -134,8 +134,8 @@ class Ledger:
                 assert self._life, f"{job_id} was accepted, and the store does not know it"
                 continue
             ended = self._records[job_id].ended
-            if any(life < self._life for life, _ in self._records[job_id].owners):
-                continue  # it was lost once: what its scheduler could not write again before it died is gone
+            if self.was_lost(job_id):
+                continue  # what its scheduler could not write again before it died is gone
             missing = [index for index in range(kept.tasks) if index not in ended and not self._withheld(job_id, index)]
             assert not missing, f"{job_id} is {kept.state}, and its tasks {missing} have no outcome"
             if not self._life:
@@ -146,6 +146,11 @@ class Ledger:
         """Whether its client has cancelled a task while no scheduler had it: nobody has heard of that."""
         shown = self._cluster.history.outcomes.get((job, index))
         return shown is not None and shown not in self._cluster.history.reported[job, index]
+
+    def was_lost(self, job: str) -> bool:
+        """Whether the store has had this job and lost it."""
+        record = self._records.get(job)
+        return record is not None and any(life < self._life for life, _ in record.owners)
 
     def outcome(self, job: str, index: int) -> Shown | None:
         """Return the first outcome of a task that the store was given."""

@@ -61,6 +61,7 @@ class Task:
     recalled: bool = False
     submitted_s: float = 0.0
     index: int = 0
+    lost: bool = False  # the store had lost its job: epochs may have been given again
 
 
 @dataclass
@@ -84,7 +85,7 @@ def check(task: Task, world: World) -> None:
         assert len(task.starts) <= 1, f"{task.name} is to start once at most: {list(task.starts)}"
     if world.adopts:
         _check_adopted(task, world)
-    for epoch, starts in by_epoch.items():
+    for epoch, starts in by_epoch.items() if not task.lost else ():
         _check_starts(task, world, epoch, starts)
     if task.shown is not None:
         _check_shown(task, world, by_epoch)

@@ -117,7 +117,7 @@ class Play:
         cluster.run(scenario.duration_s + 1e-3)
         self._heal()
         self._end()
-        histories.check(scenario, cluster, self._deeds, self._ledger.outcome)
+        histories.check(scenario, cluster, self._deeds, self._ledger)
 
     def _digest(self) -> str:
         """Hash what was executed, shown and decided, and when."""

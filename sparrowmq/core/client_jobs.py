@@ -68,11 +68,16 @@ class Job:
         self.accepted = False
         self.rejected_since: float | None = None  # no scheduler has had room for it since then
         self.deaths: dict[int, int] = {}  # workers that have died under a task, by number
-        self.doomed: dict[int, float] = {}  # tasks that are never submitted again, and the grace they were given
+        self.doomed: dict[int, float] = {}  # tasks that are to be killed, and the grace they were given
 
     def still_doomed(self) -> list[int]:
         """Return the tasks that are to be killed and have no outcome yet."""
         return sorted(index for index in self.doomed if self.open[index])
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a scheduler may take it over without its client: then only a scheduler can end it."""
+        return self.sent and (self.submit.spec.durable or self.submit.detached)
 
     def unfinished(self, epoch: int) -> m.Submit:
         """Return the submission of what is left, under ``epoch``."""
@@ -111,6 +116,7 @@ class ClientJobs:
         self._timers = timers
         self._lane = Lane(settings.jobs_in_flight)
         self._pace = Pace()  # towards the home scheduler
+        self._flowing = False
 
     # -- what the client wants
 
@@ -148,7 +154,7 @@ class ClientJobs:
             return
         named = list(indices)
         wanted = [i for i in named or range(len(job.open)) if 0 <= i < len(job.open) and job.open[i]]
-        if not job.peer:  # no scheduler has it
+        if not job.peer and not job.goes_on:  # no scheduler has it
             self._cancel(job, wanted)
             return
         job.doomed.update(dict.fromkeys(wanted, grace_s))
@@ -190,12 +196,12 @@ class ClientJobs:
         for job in list(self.table.values()):
             if job.queued or job.peer in self._links:
                 continue
-            if job.submit.job in kept:
-                job.peer = self.home
-                self._kill_again(job)
-            elif same and job.submit.detached and job.peer:  # the same submission again is no second job
+            if same and job.submit.detached and job.peer:  # the same submission again is no second job
                 job.peer = self.home
                 self._effects.append(Send(job.peer, job.submit))
+            elif job.submit.job in kept:
+                job.peer = self.home
+                self._kill_again(job)
             else:
                 if job.peer:  # another scheduler may still act on it
                     job.submit = job.unfinished(job.submit.epoch + 1)
@@ -213,11 +219,7 @@ class ClientJobs:
 
     def send(self, job: Job) -> None:
         """Give a job that no scheduler has to the home scheduler, if there is one."""
-        if job.doomed and (doomed := job.still_doomed()):
-            self._cancel(job, doomed)
-            if not job.left:
-                return
-        if not self.home:
+        if not self._is_wanted(job) or not self.home:
             return
         if self._pace.held:
             self._pace.join(job.submit.job)
@@ -225,20 +227,30 @@ class ClientJobs:
         else:
             self._give(job)
 
-    def _give(self, job: Job) -> None:
-        if job.left != job.submit.count:
+    def _is_wanted(self, job: Job) -> bool:
+        """Whether anything of a job that no scheduler has is still to run; its submission is of just that then."""
+        if job.doomed and not job.goes_on and (doomed := job.still_doomed()):
+            self._cancel(job, doomed)
+        if job.left and job.left != job.submit.count:
             job.submit = job.unfinished(job.submit.epoch)
+        return job.left > 0
+
+    def _give(self, job: Job) -> None:
         job.peer = self.home
         job.sent = True
         self._effects.append(Send(job.peer, job.submit))
 
     def _flow(self) -> None:
         """Give the home scheduler those in line that it may be given now."""
+        if self._flowing:  # one of them was killed and has ended: the loop goes on
+            return
+        self._flowing = True
         while self.home and (job_id := self._pace.next()) is not None:
             job = self.table.get(job_id)
-            if job is not None and not job.peer:  # it has neither ended nor been given to anybody meanwhile
+            if job is not None and not job.peer and self._is_wanted(job):  # nobody was given it meanwhile
                 self._pace.sent(job_id)
                 self._give(job)
+        self._flowing = False
 
     def _answered(self, job_id: str) -> None:
         """It is not with the home scheduler any more, or will not be refused: another one may be."""
@@ -267,6 +279,8 @@ class ClientJobs:
         if not job.accepted:
             job.accepted = True
             self._effects.append(JobAccepted(message.job, message.workers))
+            if job.goes_on:  # a scheduler does not know it before it is written
+                self._kill_again(job)
             if job.submit.detached:
                 self._end(job)
 
@@ -299,8 +313,7 @@ class ClientJobs:
         if not self._pace.blocked:
             self._timers.add(now + min(message.retry_after_s, RETRY_S_MAX), ("resume", self.home))
         self._pace.refused(message.job)
-        if doomed := job.still_doomed():  # the kill came to nothing there: it was not taken
-            self._cancel(job, doomed)
+        self._is_wanted(job)  # what was killed meanwhile is not: the kill came to nothing there
 
     def resubmit(self, job_id: str) -> None:
         """The time that a rejection asked for is over."""
@@ -314,7 +327,8 @@ class ClientJobs:
         if job is not None and job.peer == peer and job.submit.epoch <= message.epoch < EPOCH_MAX:
             job.submit = job.unfinished(message.epoch + 1)
             job.peer = 0
-            self._pace.ended(message.job)  # that submission gets no other answer
+            if self._pace.held:
+                self._pace.ended(message.job)  # that was its answer
             self.send(job)
 
     def outcome(self, peer: int, message: m.Outcome) -> None:

@@ -99,16 +99,20 @@ class Clients:
         foreign = state.is_foreign(client, submit.job)
         known = None if foreign else state.jobs.get(submit.job)
         if known is not None and known.client == client.id:
-            if submit.epoch == known.epoch:
+            taken_over = known.keep is not None and known.keep.released and not submit.detached  # nobody is told of it
+            if submit.epoch == known.epoch and not taken_over:
                 self._accept(now, client, known)
                 return
-            if submit.epoch < known.epoch:
+            if submit.epoch <= known.epoch:
                 state.send(client.peer, m.Stale(known.id, known.epoch))
                 return
-        if submit.detached and known is None and not foreign:
-            over = state.history.finished.get(submit.job)
-            if over is not None and over.client == client.id and over.epoch == submit.epoch:
+        over = None if foreign or known is not None else state.history.finished.get(submit.job)
+        if over is not None and over.client == client.id:
+            if submit.detached and over.epoch == submit.epoch:
                 self._accept(now, client, over)  # it ended before its client had the answer
+                return
+            if over.keep is not None and over.epoch >= submit.epoch:  # it had been taken over
+                state.send(client.peer, m.Stale(over.id, over.epoch))
                 return
         refusal = self.haste.refusal(now, client, submit) or self._refusal(client, submit, known)
         if refusal is None and self._is_durable(submit):
@@ -166,7 +170,8 @@ class Clients:
         """This scheduler has taken over a job whose scheduler is gone; what workers run of it goes on."""
         state, submit = self._state, orphan.submit
         known = state.jobs.get(submit.job)
-        if state.draining or (known is not None and known.epoch >= submit.epoch):
+        later = known is not None and known.epoch >= submit.epoch
+        if state.draining or later or self._no_room(submit, _size(submit), known) is not None:
             self._durable.forget(submit)
             return
         if known is not None:

@@ -134,7 +134,7 @@ class Durable:
             state.count("restored")
             state.log("warning", "a durable job was lost by Redis and is written anew", job=job.id, tasks=len(left))
         chunk = keep.held.pop(token, None)
-        again = self._outcomes.write(job, keep, chunk) if chunk is not None else 0
+        again = self._outcomes.write_again(job, keep, chunk) if chunk is not None else 0
         if token == keep.check:
             keep.check = again
         keep.promises = [one._replace(token=again) if one.token == token else one for one in keep.promises]

@@ -84,8 +84,12 @@ def check_scheduler(scheduler: Scheduler) -> None:
     )
     unknown = set(launched) - set(state.workers)
     assert not unknown, f"tasks are launched on workers that are gone: {unknown}"
+    reserved = Counter[str]()
+    for job in state.jobs.values():
+        reserved.update(job.reserved)
     for worker in state.workers.values():
         _same(f"launched on {worker.id}", worker.launched, launched[worker.id])
+        _same(f"reserved at {worker.id}", worker.reserved, reserved[worker.id])
         assert (worker.peer is None) == (worker.lost_at is not None), f"{worker.id}: {worker.peer} {worker.lost_at}"
     for client in state.clients.values():
         assert client.jobs <= set(state.jobs), f"{client.id} has jobs that are over"
@@ -253,8 +257,12 @@ def _scheduler_at_rest(scheduler: Scheduler) -> None:
     _same(f"jobs of {scheduler.id}", list(state.jobs), [])
     _same(f"tasks of {scheduler.id}", state.tasks, 0)
     _same(f"bytes of {scheduler.id}", state.bytes, 0)
+    _same(f"submissions that wait for the store at {scheduler.id}", (len(state.book), state.book.bytes), (0, 0))
+    _same(f"what {scheduler.id} has asked of the store", state.book._outcomes, {})
     _same(f"samples of {scheduler.id}", list(scheduler._placer._sampling), [])
     _same(f"recalls of {scheduler.id}", scheduler._clients._recalls, {})
+    _same(f"messages that wait at {scheduler.id}", len(scheduler._turns), 0)
+    _same(f"jobs of {scheduler.id} that wait for their key", any(scheduler._placer._overdue.values()), False)
     for worker in state.workers.values():
         _same(f"launched on {worker.id} by {scheduler.id}", worker.launched, 0)
     for client in state.clients.values():

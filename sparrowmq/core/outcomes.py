@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from msgspec.structs import replace
+
 from sparrowmq.core.effects import Exit, SaveOutcomes
 from sparrowmq.core.job import Job
 from sparrowmq.core.keeping import Chunk, Keep
@@ -146,6 +148,11 @@ class Outcomes:
         keep.held[token] = chunk
         self._state.effects.append(SaveOutcomes(token, chunk.outcome, chunk.over, chunk.deaths))
         return token
+
+    def write_again(self, job: Job, keep: Keep, chunk: Chunk) -> int:
+        """Give them to a store that has lost the job, under a new number: it may have been given others since."""
+        keep.seq += 1
+        return self.write(job, keep, chunk._replace(outcome=replace(chunk.outcome, seq=keep.seq)))
 
     def keep_promises(self, keep: Keep) -> None:
         """Answer the recalls whose outcomes wait for the store no longer."""

@@ -109,7 +109,7 @@ class _SchedulerWatch:
         tasks = size = live = 0
         for job in state.jobs.values():
             tasks += job.tasks
-            size += job.bytes
+            size += job.bytes + (job.keep.bytes if job.keep is not None else 0)
             seen = (
                 job.epoch, job.unplaced, job.launched, job.resting, job.reserved_total, job.no_ops, *job.counts,
                 job.relaunches, job.hedges, job.retries, len(job.wanted),

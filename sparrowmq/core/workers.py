@@ -14,7 +14,7 @@ from sparrowmq.core import report
 from sparrowmq.core.claims import Claims
 from sparrowmq.core.client_jobs import EPOCH_MAX
 from sparrowmq.core.clients import Clients
-from sparrowmq.core.effects import Peer
+from sparrowmq.core.effects import ForgetJob, Peer
 from sparrowmq.core.job import UNPLACED, Job
 from sparrowmq.core.outcomes import Outcomes
 from sparrowmq.core.peers import Worker
@@ -334,6 +334,8 @@ class Workers:
             client = self._state.client_of(job.client, job.id)
             if client is not None:  # else the job is detached
                 self._state.send(client.peer, message)
+            if job.keep is not None and job.epoch:  # the store may have lost that epoch: then somebody takes it over
+                self._state.effects.append(ForgetJob(job.id, job.epoch))
             self._outcomes.abort(now, job, "another scheduler has it, at a later epoch")
 
     # -- what the assistant says

@@ -27,8 +27,8 @@ from sparrowmq.errors import UsageError
 from sparrowmq.executor import linux
 from sparrowmq.experiments import children
 from sparrowmq.sim.journal import Journal
+from sparrowmq.sim.swarm.drawing import draw
 from sparrowmq.sim.swarm.play import Play, Verdict
-from sparrowmq.sim.swarm.scenario import draw
 
 EVENTS_MIN: Final = 3_000  # of a seed of 20 workers and 30 s: with fewer, the swarm would be too weak
 LINES: Final = 400  # of a transcript, before the failure

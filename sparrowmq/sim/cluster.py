@@ -29,6 +29,7 @@ from sparrowmq.settings import AssistantSettings, ClientSettings, SchedulerSetti
 from sparrowmq.sim.canary import CanaryThread
 from sparrowmq.sim.engine import Engine
 from sparrowmq.sim.journal import Journal
+from sparrowmq.sim.keeper import Keeper
 from sparrowmq.sim.network import Network
 from sparrowmq.sim.node import Machine, Node
 from sparrowmq.sim.observer import Observer
@@ -52,7 +53,8 @@ class Cluster(Engine):
     tasks does without, and gets what sessions tell their clients by ``tell``. ``pipe_s``: from a node monitor to its
     slots, and back. ``registry_s``: of an operation of the store. ``beats``: workers and schedulers beat, as their
     settings say; without, nothing is spent on it. ``expiring``: the record of a scheduler that is paused ends after
-    ``ttl_s``, as that of one that has crashed.
+    ``ttl_s``, as that of one that has crashed. ``durable``: schedulers keep durable and detached jobs in the store,
+    whose answers get lost at times (the share ``unanswered``).
     """
 
     def __init__(
@@ -74,6 +76,8 @@ class Cluster(Engine):
         assistant: AssistantSettings | None = None,
         beats: bool = False,
         expiring: bool = False,
+        durable: bool = False,
+        unanswered: float = 0.0,
         costs_s: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
@@ -104,6 +108,8 @@ class Cluster(Engine):
         )
         self._beats = beats
         self._expiring = expiring
+        self._durable, self._unanswered = durable, unanswered
+        self._detached: set[str] = set()  # jobs that a session waits for no longer than until they are accepted
         self._removals_from = 0.0  # after an outage of the store no scheduler is forgotten before this moment
         self._queries = 0
 
@@ -119,8 +125,9 @@ class Cluster(Engine):
 
         def make(node: Node) -> Machine:
             return Scheduler(
-                id=node.id, incarnation=node.starts, rng=self._child(), settings=self._settings[0], package=PACKAGE
-            )
+                id=node.id, incarnation=node.starts, rng=self._child(), settings=self._settings[0], package=PACKAGE,
+                durable=self._durable,
+            )  # fmt: skip
 
         return self._add(id, "scheduler", make)
 
@@ -142,8 +149,8 @@ class Cluster(Engine):
 
         return self._add(id, "worker", make)
 
-    def add_client(self, id: str = "") -> str:
-        """Start a client; return its id."""
+    def add_client(self, id: str = "", *, key: str = "", owner: str = "") -> str:
+        """Start a client with this key and its jobs' tag; return its id."""
 
         def make(node: Node) -> Machine:
             return Session(
@@ -155,7 +162,7 @@ class Cluster(Engine):
                 python=PYTHON,
             )
 
-        return self._add(id, "client", make)
+        return self._add(id, "client", make, key, owner)
 
     def add_assistant(self, id: str = "") -> str:
         """Start an assistant; return its id. The cluster must beat."""
@@ -169,18 +176,19 @@ class Cluster(Engine):
 
         return self._add(id, "assistant", make)
 
-    def add_observer(self, id: str = "") -> str:
-        """Start a client that does what `say` tells it; return its id."""
+    def add_observer(self, id: str = "", *, key: str = "", owner: str = "") -> str:
+        """Start a client that does what `say` tells it; return its id. One with a key answers schedulers' questions."""
 
         def make(node: Node) -> Machine:
-            return Observer(id=node.id, incarnation=node.starts, package=PACKAGE)
+            return Observer(id=node.id, incarnation=node.starts, package=PACKAGE, answers=bool(key))
 
-        return self._add(id, "observer", make)
+        return self._add(id, "observer", make, key, owner)
 
-    def _add(self, id: str, kind: str, make: Callable[[Node], Machine]) -> str:
+    def _add(self, id: str, kind: str, make: Callable[[Node], Machine], key: str = "", owner: str = "") -> str:
         self._counts[kind] += 1
         id = id or f"{kind}-{self._counts[kind]}"
-        self.nodes[id] = Node(self, id, kind, make, self._costs_s.get(kind, 0.0))
+        node = self.nodes[id] = Node(self, id, kind, make, self._costs_s.get(kind, 0.0))
+        node.key, node.owner = key, owner
         self.restart(id)
         return id
 
@@ -205,11 +213,16 @@ class Cluster(Engine):
 
     # -- what clients do
 
-    def submit(self, tasks: Sequence[Work | float], *, client: str = "client-1", **spec: Any) -> str:
+    def submit(
+        self, tasks: Sequence[Work | float], *, client: str = "client-1", detached: bool = False, **spec: Any
+    ) -> str:
         """Submit a job of these tasks (numbers are service times in seconds); return its id."""
-        submit = self._job(tasks, spec)
-        self.history.submitted(submit.job, submit.count)
         node = self.nodes[client]
+        submit = self._job(tasks, spec, node.owner)
+        self.history.submitted(submit.job, submit.count)
+        if detached:
+            self._detached.add(submit.job)
+            submit = msgspec.structs.replace(submit, detached=True)
         node.step(node.machine.submit, submit)
         return submit.job
 
@@ -222,13 +235,13 @@ class Cluster(Engine):
         **spec: Any,
     ) -> str:
         """Have an observer submit a detached job to a scheduler; return its id."""
-        submit = msgspec.structs.replace(self._job(tasks, spec), detached=True)
+        submit = msgspec.structs.replace(self._job(tasks, spec, self.nodes[observer].owner), detached=True)
         self.say(submit, scheduler, observer=observer)
         return submit.job
 
-    def _job(self, tasks: Sequence[Work | float], spec: dict[str, Any]) -> m.Submit:
+    def _job(self, tasks: Sequence[Work | float], spec: dict[str, Any], owner: str) -> m.Submit:
         works = [task if isinstance(task, Work) else Work(task) for task in tasks]
-        job = ids.job_id(int(self.now * 1e3), self.rng)
+        job = ids.job_id(int(self.now * 1e3), self.rng, owner)
         payloads = cast("list[m.Payload]", [work.payload() for work in works])
         function = b"" if spec.get("kind") else b"function"
         return m.Submit(job, 0, m.JobSpec(**spec), len(works), payloads, function)
@@ -278,6 +291,8 @@ class Cluster(Engine):
         node.up, node.leaving, node.wakes_at = True, "", None
         node.machine, node.line, node.known = node.make(node), Line(), {}
         if node.kind == "scheduler":
+            if self._durable:
+                node.keeper = Keeper(node, self.store, self._child(), self._unanswered)
             self._register(node, node.starts)
             if self._beats:
                 node.step(node.machine.start)
@@ -411,6 +426,8 @@ class Cluster(Engine):
             self.history.shown(effect)
         elif isinstance(effect, fx.JobEnded):
             self.history.ended(effect)
+        elif isinstance(effect, fx.JobAccepted) and effect.job in self._detached:
+            self.history.abandoned(effect.job)
         self.told.append((self.now, node.id, effect))
 
     def _committed(self, message: m.AnyMessage) -> None:

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from sparrowmq.core import effects as fx
 from sparrowmq.core.assistant import Assistant
 from sparrowmq.core.node_monitor import NodeMonitor
 from sparrowmq.core.scheduler import Scheduler
 from sparrowmq.core.session import Session
 from sparrowmq.protocol import messages as m
+from sparrowmq.sim.keeper import Keeper
 from sparrowmq.sim.network import End
 from sparrowmq.sim.observer import Observer
 from sparrowmq.sim.slot import SimSlot
@@ -33,8 +36,8 @@ class Node:
     """
 
     __slots__ = (
-        "backlog", "busy_until", "cluster", "connections", "cost_s", "id", "kind", "known", "leaving", "line",
-        "machine", "make", "paused", "pauses", "slots", "starts", "up", "wakes_at",
+        "backlog", "busy_until", "cluster", "connections", "cost_s", "id", "keeper", "key", "kind", "known", "leaving",
+        "line", "machine", "make", "owner", "paused", "pauses", "slots", "starts", "up", "wakes_at",
     )  # fmt: skip
 
     def __init__(
@@ -45,6 +48,7 @@ class Node:
         self.kind = kind
         self.make = make
         self.cost_s = cost_s
+        self.key = self.owner = ""  # of a client: whose it is, as its hello says where it arrives
         self.busy_until = 0.0
         self.starts = 0  # how often it was started: its incarnation
         self.up = False
@@ -56,6 +60,7 @@ class Node:
         self.slots: list[SimSlot] = []
         self.wakes_at: float | None = None
         self.line = Line()  # to the store
+        self.keeper: Keeper | None = None  # of a scheduler whose durable jobs are kept there
         self.known: dict[str, Record] = {}  # schedulers that it was told of
         self.machine: Any = None
 
@@ -175,6 +180,8 @@ class Node:
         end = self.connections.get(peer)
         if end is None or not batch:
             return
+        if self.key and batch[0].__class__ is m.Hello:
+            batch[0] = msgspec.structs.replace(batch[0], key=self.key, owner=self.owner)
         cluster = self.cluster
         if self.cost_s:
             self.busy_until = max(cluster.now, self.busy_until) + self.cost_s * len(batch)
@@ -200,6 +207,9 @@ class Node:
                 end = self.connections.get(effect.peer)
                 if end is not None:
                     self.cluster.network.close(end)
+            case fx.SaveJob() | fx.SaveOutcomes() | fx.ForgetJob():
+                if self.keeper is not None:
+                    self.keeper.write(effect)
             case fx.Deposit():
                 self.cluster.deposit(self, effect.beat)
             case fx.Condemn():
@@ -207,6 +217,8 @@ class Node:
                 self.cluster.tell(self, effect)
             case fx.Exit():
                 self.leaving = effect.reason
+                if self.keeper is not None:
+                    self.keeper.stop()
                 self.cluster.tell(self, effect)
             case _:
                 self.cluster.tell(self, effect)

@@ -17,8 +17,9 @@ RECONNECT_S: Final = 0.02
 class Observer:
     """A machine as drivers know it."""
 
-    def __init__(self, *, id: str, incarnation: int, package: str) -> None:
+    def __init__(self, *, id: str, incarnation: int, package: str, answers: bool = False) -> None:
         self.id = id
+        self._answers = answers
         self.heard: list[tuple[str, m.AnyMessage]] = []  # from which scheduler
         self._hello = m.Hello(m.PROTOCOL, package, m.CLIENT, id, incarnation)
         self._addresses: dict[str, str] = {}
@@ -40,10 +41,12 @@ class Observer:
                 self._effects += [Connect(self._last_peer, address), Send(self._last_peer, self._hello)]
 
     def receive(self, now: float, peer: int, message: m.AnyMessage) -> None:
-        """Keep it, and acknowledge outcomes."""
+        """Keep it, and acknowledge outcomes; answer what schedulers ask, if it does."""
         self.heard.append((self._peers[peer], message))
         if isinstance(message, m.Outcome):
             self._effects.append(Send(peer, m.OutcomeAck(message.seq)))
+        elif isinstance(message, m.Ping) and self._answers:
+            self._effects.append(Send(peer, m.Pong(message.n)))
 
     def lost(self, now: float, peer: int) -> None:
         """The connection is gone: connect again soon."""

@@ -1,4 +1,4 @@
-"""The Redis of a simulated cluster: a stream of beats, the records of schedulers, a lease, and what may happen to it.
+"""The Redis of a simulated cluster: beats, the records of schedulers, a lease, jobs, and what may happen to it.
 
 Owns: what is stored, in which order, and when an answer comes: at once, as an error (down), or when it goes on (hung).
 Must not know: what a beat means, who leads, or what is concluded when no answer comes.
@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 from sparrowmq.protocol import beats
 from sparrowmq.sim.engine import Engine
+from sparrowmq.sim.kept import KeptJobs
 
 UP: Final = "up"
 DOWN: Final = "down"  # errors at once
@@ -70,6 +71,7 @@ class SimStore:
         self.records: dict[str, Record] = {}  # schedulers, by id
         self.skew_s = 0.0  # of its wall clock
         self.terms: list[tuple[float, str, int]] = []  # when a lease was given, to whom, under which term
+        self.jobs = KeptJobs()
         self.deposited = 0
         self._engine = engine
         self._rng = rng
@@ -101,6 +103,7 @@ class SimStore:
     def empty(self) -> None:
         """Everything in it is lost."""
         self.records.clear()
+        self.jobs.empty()
         self._stream.clear()
         self._last_id = (0, 0)
         self._holder, self._term = None, 0

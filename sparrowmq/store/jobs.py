@@ -21,6 +21,7 @@ import msgspec
 
 from sparrowmq import ids
 from sparrowmq.core.keeping import Orphan
+from sparrowmq.core.orphans import left_of
 from sparrowmq.errors import ProtocolError
 from sparrowmq.protocol import codec, messages as m
 from sparrowmq.settings import StoreSettings
@@ -34,15 +35,14 @@ _BODY: Final = b"o"
 _FIELDS: Final = ("state", "epoch", "owner", "tasks", "kind", "name", "client", "detached", "submitted_ms", "ended_ms",
                   "c0", "c1", "c2", "c3", "c4")  # fmt: skip
 
-# Every script answers {1, ...} where it has written, {0, epoch} where another scheduler has the job, {-1} where there
-# is no such job. KEYS: job, outcomes, ends, jobs:open, jobs:over.
+# Every script answers {1, ...} where it has written, {0, epoch} where another scheduler has the job, or it has ended in
+# the epoch that _SAVE is for, {-1} where there is no such job. KEYS: job, outcomes, ends, jobs:open, jobs:over.
 _SAVE: Final = """\
-local had = redis.call('HMGET', KEYS[1], 'epoch', 'owner')
+local had = redis.call('HMGET', KEYS[1], 'epoch', 'owner', 'state')
 if had[1] then
   local epoch = tonumber(had[1])
-  if epoch > tonumber(ARGV[2]) or (epoch == tonumber(ARGV[2]) and had[2] ~= ARGV[1] and had[2] ~= '') then
-    return {0, epoch}
-  end
+  local over = had[3] ~= 'open' or (had[2] ~= ARGV[1] and had[2] ~= '')
+  if epoch > tonumber(ARGV[2]) or (epoch == tonumber(ARGV[2]) and over) then return {0, epoch} end
 end
 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'epoch', ARGV[2], 'spec', ARGV[4], 'state', 'open', 'kind', ARGV[6],
   'name', ARGV[7], 'client', ARGV[8], 'detached', ARGV[9], 'deaths', '')
@@ -135,7 +135,7 @@ class KeptJob(NamedTuple):
 
 
 class Commands:
-    """What a scheduler writes, in the bytes that Redis reads. ``owner``: `owner_of` that scheduler."""
+    """What a scheduler writes, in the bytes that Redis reads. ``owner``: `orphans.owner_of` that scheduler."""
 
     def __init__(self, settings: StoreSettings, owner: str) -> None:
         self._prefix = settings.prefix
@@ -187,17 +187,6 @@ class Commands:
         return pack("EVAL", script, 5, *_keys(self._prefix, job), self._owner, epoch, job, *arguments)
 
 
-def owner_of(scheduler: str, incarnation: int) -> str:
-    """Return how a scheduler is named as the owner of a job."""
-    return f"{scheduler} {incarnation}"
-
-
-def parse_owner(owner: str) -> tuple[str, int]:
-    """Return id and incarnation of an owner; ("", 0) where nobody is."""
-    scheduler, _, incarnation = owner.rpartition(" ")
-    return (scheduler, int(incarnation)) if incarnation.isdecimal() else ("", 0)
-
-
 def taken(reply: Sequence[Any]) -> tuple[int, Orphan | None]:
     """Return what `Commands.take` has answered: the job's epoch now, and what is left of it.
 
@@ -215,26 +204,8 @@ def taken(reply: Sequence[Any]) -> tuple[int, Orphan | None]:
         return epoch, None
     if not isinstance(submit, m.Submit):
         return epoch, None
-    left = _unfinished(submit, epoch, ends, deaths)
+    left = left_of(submit, epoch, ends, deaths)
     return epoch, None if left is None else Orphan(left, client, submitted_ms / 1e3)
-
-
-def _unfinished(submit: m.Submit, epoch: int, ends: bytes, deaths: dict[int, int]) -> m.Submit | None:
-    """Return the submission of the tasks that have not ended, None where all have."""
-    known = submit.indices or range(submit.count)
-    left = [k for k, index in enumerate(known) if index >= len(ends) or not ends[index]]
-    if not left:
-        return None
-    payloads = submit.payloads
-    before = dict(zip(known, submit.deaths, strict=False)) | deaths
-    return msgspec.structs.replace(
-        submit,
-        epoch=epoch,
-        count=len(left),
-        indices=[known[k] for k in left],
-        payloads=payloads if len(payloads) == 1 else [payloads[k] for k in left],
-        deaths=[before.get(known[k], 0) for k in left] if before else [],
-    )
 
 
 def _runs(outcome: m.Outcome) -> Iterator[tuple[int, bytes]]:

@@ -16,27 +16,26 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from sparrowmq.core.durable import FENCED, GONE
 from sparrowmq.core.effects import ForgetJob, SaveJob, SaveOutcomes
 from sparrowmq.core.keeping import Orphan
+from sparrowmq.core.orphans import SCAN_JOBS_MAX, SCAN_S, TAKE_MAX, Owners, owner_of
 from sparrowmq.errors import Refused, Unavailable
 from sparrowmq.protocol import messages as m
 from sparrowmq.settings import StoreSettings
 from sparrowmq.store.connection import describe
-from sparrowmq.store.jobs import Commands, JobReader, KeptJob, owner_of, parse_owner, taken
+from sparrowmq.store.jobs import Commands, JobReader, KeptJob, taken
 from sparrowmq.store.line import Line, Log, pack
-from sparrowmq.store.registry import Registry, SchedulerRecord
+from sparrowmq.store.registry import Registry
 
 GIVE_UP_S: Final = 0.8  # a submission that could not be sent, and a second more for each ...
 BYTES_PER_S: Final = 32 * 1024 * 1024  # ... of so many bytes
 SYNC_S: Final = 0.1  # one wait for the disk: what comes meanwhile is sent after it
 SYNC_S_MAX: Final = 3.0  # a submission that does not get there is given up
-SCAN_S: Final = 1.0
-SCAN_JOBS_MAX: Final = 1_000
-TAKE_MAX: Final = 8  # jobs at one scan: there are others who have nothing to do
+UNANSWERED_MAX: Final = 1_000
 CONNECT_S: Final = 0.2
 STOP_S: Final = 1.0
 
@@ -98,8 +97,9 @@ class Keeper:
         self._queue: deque[_Op] = deque()
         self._waits_for_disk: bool | None = None  # not known for this connection yet
         self._retry_at = 0.0
-        self._absent: set[str] = set()  # owners without a record at the last scan
+        self._owners = Owners()
         self._absence_counts_from = 0.0
+        self._unanswered: dict[str, int] = {}  # jobs that were perhaps taken over, with the epoch they then have
         self._scan_at = 0.0
         self._scanned = 0
         self._stopping = False
@@ -226,6 +226,8 @@ class Keeper:
                 return True
             return False
         code, *more = reply[0]
+        if isinstance(effect, SaveJob):
+            self._unanswered.pop(effect.submit.job, None)  # it is known here
         op.sent, op.since = True, time.monotonic()
         if code == 0:
             op.error, op.epoch = FENCED, int(more[0])
@@ -345,46 +347,42 @@ class Keeper:
         except (Unavailable, Refused):
             self._absence_counts_from = time.monotonic() + self._settings.ttl_s
             return  # the next write finds out, and says so
-        orphans = [job for job in jobs if job.owner in gone]
+        orphans = [job for job in jobs if job.owner in gone or self._is_unheard_of(job)]
         self._rng.shuffle(orphans)  # schedulers that look at the same time try different ones
         found = [one for job in orphans[:TAKE_MAX] if (one := self._take(job)) is not None]
         if found:
             self._post(lambda: self._on_orphans(found))
 
     def _gone(self, owners: set[str]) -> set[str]:
-        """Return those owners that are no more: nobody, restarted, declared dead, unregistered, or not listening."""
-        if not owners:
-            self._absent.clear()
-            return set()
-        records = self._registry.schedulers()
-        now, before = time.monotonic(), self._absent
-        self._absent = {owner for owner in owners if parse_owner(owner)[0] not in records}
-        found = set()
-        for owner in sorted(owners):
-            if owner in self._absent:
-                if owner in before and now >= self._absence_counts_from:
-                    found.add(owner)
-            elif _is_gone(owner, records):
-                found.add(owner)
-        return found | ({""} & owners)
+        """Return those owners that are no more."""
+        records = self._registry.schedulers() if owners else {}
+        counts = time.monotonic() >= self._absence_counts_from
+        return self._owners.gone(owners, records, lambda id: _listens(records[id].address_clients), counts=counts)
 
     def _take(self, job: KeptJob) -> Orphan | None:
         if not self._may_adopt():
             return None
+        self._unanswered.pop(job.id, None)
         reply = self._line.ask(self._commands.take(job.id, job.owner, job.epoch))
         if reply is None:
+            self._note_unanswered(job.id, job.epoch + 1)
             return None
         epoch, orphan = taken(reply[0])
         if epoch and orphan is None:  # all of it has ended, or nothing can be read of it: it is over
             last = m.Outcome(1, job.id, epoch, [], b"", [])
-            self._line.ask(self._commands.append(last, True, {}))
+            if self._line.ask(self._commands.append(last, True, {})) is None:
+                self._note_unanswered(job.id, epoch)
         return orphan
 
+    def _note_unanswered(self, job: str, epoch: int) -> None:
+        """Redis may have given it to this scheduler, whose machine does not know: nobody else would take it over."""
+        if len(self._unanswered) >= UNANSWERED_MAX:
+            del self._unanswered[next(iter(self._unanswered))]
+        self._unanswered[job] = epoch
 
-def _is_gone(owner: str, records: Mapping[str, SchedulerRecord]) -> bool:
-    id, incarnation = parse_owner(owner)
-    record = records[id]
-    return record.incarnation > incarnation or bool(record.dead) or not _listens(record.address_clients)
+    def _is_unheard_of(self, job: KeptJob) -> bool:
+        """Whether it was given to this scheduler and the answer was lost."""
+        return job.owner == owner_of(*self._me) and self._unanswered.get(job.id) == job.epoch
 
 
 def _listens(address: str) -> bool:

@@ -167,12 +167,26 @@ def test_a_store_that_has_lost_the_job_is_given_what_is_left() -> None:
     left = m.Submit("a", 0, DURABLE, 1, [b"p2"], b"", [2])
     assert world.said() == [
         fx.SaveJob(4, "c1", left, 3, world.now, patient=True),
-        fx.SaveOutcomes(5, chunk(1, [0])),
-        fx.SaveOutcomes(6, chunk(2, [1])),
+        fx.SaveOutcomes(5, chunk(3, [0])),
+        fx.SaveOutcomes(6, chunk(4, [1])),
     ]
     for token in (4, 5, 6):
         world.machine.saved(world.now, token)
     assert world.said() == [fx.Send(CLIENT, outcome(1, [0])), fx.Send(CLIENT, outcome(2, [1]))]
+
+
+def test_what_is_written_again_does_not_count_as_said_before_what_came_meanwhile() -> None:
+    """The swarm's seed 56: the store takes a number below the last for something that it has, and confirms it."""
+    world = accepted(4)
+    assert world.start("w1", 3) == [0, 1, 2]
+    world.hear("w1", result([0]), result([1], seq=2))
+    world.said()
+    world.machine.saved(world.now, 2, "gone")
+    world.hear("w1", result([2], seq=3))
+    world.machine.saved(world.now, 3, "gone")
+    numbers = [effect.outcome.seq for effect in world.said() if isinstance(effect, fx.SaveOutcomes)]
+    assert numbers == sorted(set(numbers))
+    assert len(numbers) == 3
 
 
 def test_deaths_of_workers_are_counted_over_schedulers() -> None:
@@ -323,6 +337,49 @@ def test_an_orphan_is_given_back(why: str) -> None:
     late = m.Submit("a", 0, SPEC, 1, [b"p"], detached=True)
     world.machine.orphaned(world.now, [Orphan(late, "c9", 0.0)])
     assert world.said() == [fx.ForgetJob("a", 0)]
+
+
+def test_a_client_that_comes_to_the_epoch_of_a_take_over_goes_past_it() -> None:
+    """The swarm's seed 176: it was told that the job is accepted, and outcomes went to nobody."""
+    world = World(workers=1, durable=True)
+    world.machine.orphaned(world.now, [Orphan(job(2, epoch=1), "c1", 0.0)])
+    world.said()
+    world.hear(CLIENT, job(2, epoch=1))
+    assert world.said() == [fx.Send(CLIENT, m.Stale("a", 1))]
+    world.hear(CLIENT, job(2, epoch=2))
+    world.machine.saved(world.now, 1)
+    assert fx.Send(CLIENT, m.Accepted("a", 2, 1)) in world.said()
+    assert not world.job().detached
+
+
+def test_a_client_that_comes_to_an_epoch_in_which_its_job_has_ended_goes_past_it() -> None:
+    """The swarm's seed 689: the store had lost it, and attempts of the same numbers were launched again."""
+    world = World(workers=1, durable=True)
+    world.machine.orphaned(world.now, [Orphan(job(1, epoch=1), "c1", 0.0)])
+    world.hear("w1", m.Claimed("a", 1, [0], [1]), result([0], epoch=1))
+    world.machine.saved(world.now, 1)
+    world.said()
+    world.hear(CLIENT, job(1, epoch=1))
+    assert world.said() == [fx.Send(CLIENT, m.Stale("a", 1))]
+
+
+def test_a_job_that_a_worker_knows_a_later_epoch_of_is_for_whoever_takes_it() -> None:
+    """The swarm's seed 744: the store had lost that epoch and was given the earlier one, whose owner let the job go."""
+    world = World(workers=1, durable=True)
+    world.machine.orphaned(world.now, [Orphan(m.Submit("a", 3, SPEC, 1, [b"p"], detached=True), "c9", 0.0)])
+    world.said()
+    world.hear("w1", m.Stale("a", 4))
+    assert fx.ForgetJob("a", 3) in world.said()
+    assert world.machine.state.jobs == {}
+
+
+def test_an_orphan_that_there_is_no_room_for_is_given_back() -> None:
+    """The swarm's seed 178: several at once were more jobs than a scheduler may have."""
+    world = World(workers=1, durable=True, limits=SchedulerLimits(jobs=2))
+    orphans = [Orphan(m.Submit(job, 1, SPEC, 1, [b"p"], detached=True), "c9", 0.0) for job in "abc"]
+    world.machine.orphaned(world.now, orphans)
+    assert world.said()[-1:] == [fx.ForgetJob("c", 1)]
+    assert list(world.machine.state.jobs) == ["a", "b"]
 
 
 def test_orphans_are_for_schedulers_with_workers_and_room() -> None:

@@ -221,7 +221,8 @@ def test_reservations_at_its_own_worker_are_of_no_use() -> None:
     world.hear("w1", result([1]))
     world.hear(CLIENT, submit(1, job="b"))
     world.hear("w2", hello(m.WORKER, "w2"))
-    world.job().reserve("w1", 3)  # as if they were left over from a relaunch
+    placer, worker = world.machine._placer, world.machine.state.workers["w1"]
+    placer.reserved(world.job(), worker, 3)  # as if they were left over from a relaunch
     world.said()
     world.wait(0.2)
     assert m.Probe("a", 0, 2, 2) in world.to("w2")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import random
 
+import msgspec
+import pytest
+
 from sparrowmq.core import effects as fx, invariants
 from sparrowmq.core.session import Session
 from sparrowmq.protocol import messages as m
@@ -125,6 +128,18 @@ def test_a_detached_job_that_is_not_accepted_yet_is_said_again_under_the_same_ep
     assert effects(machine)[-1] == fx.JobAccepted("a", 2)
 
 
+def test_a_detached_job_that_runs_and_whose_acceptance_was_lost_is_said_again() -> None:
+    """The swarm's seed 525: its scheduler listed it as running, and its client waited for ever to hear that it is."""
+    machine = session()
+    machine.submit(1.0, submit(detached=True))
+    machine.lost(1.1, 1)
+    machine.take_effects()
+    machine.receive(1.2, 2, m.Welcome("s1", 7, "0", ["a"]))
+    assert effects(machine) == [fx.Linked("s1"), fx.Send(2, submit(detached=True))]
+    machine.receive(1.3, 2, m.Accepted("a", 0, 2))
+    assert effects(machine) == [fx.JobAccepted("a", 2)]
+
+
 def test_a_detached_job_that_is_rejected_ends() -> None:
     machine = session()
     machine.submit(1.0, submit(detached=True))
@@ -153,6 +168,44 @@ def test_what_a_scheduler_sent_back_has_never_run() -> None:
     machine.take_effects()
     machine.kill(1.2, "a", [0])
     assert effects(machine) == [fx.Deliver("a", [0], bytes([m.CANCELLED]), [b""])]
+
+
+def durable(job: str = "a") -> m.Submit:
+    return msgspec.structs.replace(submit(job), spec=msgspec.structs.replace(SPEC, durable=True))
+
+
+def test_a_kill_of_a_durable_job_waits_for_the_scheduler_that_has_it_next() -> None:
+    """The swarm's seed 141: it was shown as killed, and taken over by another scheduler, and ran to its end."""
+    machine = session({"s1": "at s1", "s2": "at s2"})
+    machine.submit(1.0, durable())
+    machine.receive(1.1, 1, m.Accepted("a", 0, 1))
+    machine.kill(1.1, "a", [0], 2.5)
+    machine.lost(1.2, 1)
+    machine.kill(1.3, "a", [1], 0.0)
+    machine.take_effects()
+    machine.receive(1.4, 2, m.Welcome("s2", 8, "0"))
+    again = msgspec.structs.replace(durable(), epoch=1, indices=[0, 1, 2])
+    assert effects(machine)[-1:] == [fx.Send(2, again)]
+    machine.receive(1.5, 2, m.Rejected("a", 1, "busy", "full", 0.1))
+    machine.kill(1.6, "a", [2], 0.0)
+    assert effects(machine) == []
+    machine.tick(1.7)
+    assert effects(machine)[-1:] == [fx.Send(2, again)]
+    machine.receive(1.8, 2, m.Accepted("a", 1, 1))
+    assert [e.message for e in effects(machine) if isinstance(e, fx.Send)] == [
+        m.Kill("a", 1, [0], 2.5), m.Kill("a", 1, [1, 2], 0.0),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_a_kill_is_said_again_once_a_job_is_written(detached: bool) -> None:
+    """The scheduler does not know it before: what comes between is dropped."""
+    machine = session()
+    machine.submit(1.0, msgspec.structs.replace(durable(), detached=detached))
+    machine.kill(1.0, "a", [])
+    machine.take_effects()
+    machine.receive(1.1, 1, m.Accepted("a", 0, 1))
+    assert fx.Send(1, m.Kill("a", 0, [0, 1, 2], 0.0)) in effects(machine)
 
 
 # -- a scheduler that takes jobs only so fast
@@ -225,6 +278,43 @@ def test_one_that_stands_in_line_is_cancelled_here_and_makes_room_for_nobody() -
     assert sent(machine) == ["c"]
 
 
+def test_of_one_that_stands_in_line_only_what_was_not_cancelled_is_sent() -> None:
+    """The swarm's seeds 18 and 32: what had been shown as cancelled ran all the same."""
+    machine = session()
+    for job in "abc":
+        machine.submit(1.0, submit(job))
+    refuse(machine, 1.1, "a", "b")
+    machine.take_effects()
+    machine.kill(1.2, "a", [0])
+    machine.recall(1.2, 5, "b", [1, 2])
+    machine.kill(1.2, "c", [0, 1])  # the scheduler has refused it, and this is not known yet
+    machine.take_effects()
+    refuse(machine, 1.3, "c")
+    machine.tick(1.6)
+    accept(machine, 1.7, "a")
+    accept(machine, 1.8, "b")
+    given = {
+        effect.message.job: effect.message.indices
+        for effect in effects(machine)
+        if isinstance(effect, fx.Send) and isinstance(effect.message, m.Submit)
+    }
+    assert given == {"a": [1, 2], "b": [0], "c": [2]}
+
+
+def test_one_that_stands_in_line_and_was_killed_meanwhile_is_not_sent() -> None:
+    machine = session()
+    killed = [f"k{number}" for number in range(2000)]  # more than the stack has room for
+    machine.submit_all(1.0, [submit(job) for job in [*killed, "b"]])
+    for job in killed:
+        machine.kill(1.0, job, [])
+    refuse(machine, 1.1, *killed, "b")
+    machine.take_effects()
+    machine.tick(1.6)
+    told = effects(machine)
+    assert [effect.job for effect in told if isinstance(effect, fx.Deliver)] == killed
+    assert [effect.message for effect in told if isinstance(effect, fx.Send)][1:] == [submit("b")]
+
+
 def test_one_that_ends_otherwise_makes_room_for_the_next() -> None:
     machine = session()
     for job in "ab":
@@ -235,6 +325,21 @@ def test_one_that_ends_otherwise_makes_room_for_the_next() -> None:
     assert sent(machine) == ["a"]
     machine.receive(1.7, 1, m.Rejected("a", 0, "invalid", "because"))
     assert sent(machine) == ["b"]
+
+
+def test_one_whose_epoch_is_over_holds_nobody_up() -> None:
+    """The swarm's seed 130: it counted as unanswered, waited behind itself, and so did all others for ever."""
+    machine = session()
+    for job in "ab":
+        machine.submit(1.0, submit(job))
+    refuse(machine, 1.1, "a", "b")
+    machine.tick(1.6)
+    assert sent(machine)[-1:] == ["a"]
+    machine.receive(1.7, 1, m.Stale("a", 4))
+    assert sent(machine) == ["b"]
+    accept(machine, 1.8, "b")
+    assert sent(machine) == ["a"]
+    invariants.check_session(machine)
 
 
 def test_another_scheduler_is_not_held_to_have_the_same_limit() -> None:

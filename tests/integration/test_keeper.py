@@ -15,11 +15,14 @@ import pytest
 
 from sparrowmq.core.effects import ForgetJob, SaveJob, SaveOutcomes
 from sparrowmq.core.keeping import Orphan
+from sparrowmq.core.orphans import owner_of
 from sparrowmq.protocol import messages as m
 from sparrowmq.settings import StoreSettings
+from sparrowmq.store import jobs
 from sparrowmq.store.connection import connect
-from sparrowmq.store.jobs import JobReader, owner_of
+from sparrowmq.store.jobs import JobReader
 from sparrowmq.store.keeper import Keeper
+from sparrowmq.store.line import Line
 from sparrowmq.store.registry import Registry, SchedulerRecord
 from tests.support.valkey import Server
 
@@ -162,6 +165,20 @@ def test_a_later_epoch_takes_the_job_and_learns_what_has_ended(own: Callable[...
     assert [outcome.indices for outcome in reader.outcomes("j")[1]] == [[1], [0, 2]]
 
 
+def test_an_epoch_in_which_a_job_has_ended_is_not_opened_again(own: Callable[..., Owner], reader: JobReader) -> None:
+    """The swarm's seed 176: what was said then counted as said before, and the job stayed unfinished for ever."""
+    owner = own("s1")
+    owner.save("j", epoch=1)
+    owner.append("j", 1, [0, 1], epoch=1)
+    owner.append("j", 2, [2], epoch=1, over=True)
+    assert owner.save("j", epoch=1) == (1, "fenced", 1, [])
+    assert reader.find("j").state == "done"  # type: ignore[union-attr]
+    token, error, _, known = owner.save("j", epoch=2)
+    assert (token, error, [outcome.indices for outcome in known]) == (1, "", [[0, 1], [2]])
+    assert owner.append("j", 1, [], epoch=2, over=True) == (101, "", 0, [])
+    assert reader.find("j").state == "done"  # type: ignore[union-attr]
+
+
 def test_what_is_not_taken_after_all_is_removed_or_free(own: Callable[..., Owner], reader: JobReader) -> None:
     first, second = own("s1"), own("s2")
     first.save("j")
@@ -203,6 +220,33 @@ def test_of_two_that_race_for_orphans_one_gets_each(
         assert orphan.submit.deaths == [0, 1]
         assert (orphan.client, orphan.submitted_unix_s, orphan.submit.detached) == ("c1", 1000.0, True)
     assert dead.append("j3", 3, [1]) == (103, "fenced", 1, [])
+
+
+@pytest.mark.parametrize(("script", "ended"), [(jobs._TAKE, [0]), (jobs._APPEND, [0, 1, 2])])
+def test_a_take_over_that_was_not_answered_is_tried_again(
+    own: Callable[..., Owner], reader: JobReader, settings: StoreSettings, monkeypatch: pytest.MonkeyPatch,
+    script: str, ended: list[int],
+) -> None:  # fmt: skip
+    """The swarm's seed 378: the job was this scheduler's, which did not know of it, and so nobody ran it."""
+    dead = own("s1")
+    dead.save("j")
+    dead.append("j", 1, ended)
+    Registry(settings).publish(record("s1", dead="silent"))
+    real, lost = Line.ask, list[bytes]()
+
+    def ask(line: Line, command: bytes, *given: Any, **named: Any) -> Any:
+        if lost or script.encode() not in command or b"racer 1" not in command:
+            return real(line, command, *given, **named)
+        lost.append(command)
+        if script == jobs._TAKE:
+            real(line, command)
+        return None
+
+    monkeypatch.setattr(Line, "ask", ask)
+    racer = own("racer", adopts=True)
+    if script == jobs._TAKE:
+        assert racer.orphans.get(timeout=WAIT_S).submit.indices == [1, 2]
+    until(lambda: lost and (script == jobs._TAKE or reader.find("j").state == "done"))  # type: ignore[union-attr]
 
 
 def test_an_owner_is_gone_when_nothing_listens_at_its_address(

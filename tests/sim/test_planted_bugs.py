@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from sparrowmq.sim.swarm.drawing import draw
 from sparrowmq.sim.swarm.play import Play
-from sparrowmq.sim.swarm.scenario import draw
-from tests.support.planted import BUGS, planted_deaths
+from tests.support.planted import BUGS, NEEDS
 
 SEEDS = range(200)
 
@@ -19,7 +19,7 @@ SEEDS = range(200)
 def test_the_swarm_finds_a_planted_bug(name: str, record_property: Callable[[str, object], None]) -> None:
     for seed in SEEDS:
         scenario = draw(seed)
-        if name in planted_deaths.OF_ASSISTANTS and not scenario.assistants:
+        if name in NEEDS and not getattr(scenario, NEEDS[name]):
             continue
         with BUGS[name]():
             verdict = Play(scenario).run()

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,20 @@ from sparrowmq.protocol import messages as m
 from sparrowmq.sim.journal import Journal
 from sparrowmq.sim.slot import Work
 from sparrowmq.sim.swarm import model
+from sparrowmq.sim.swarm.basics import TASKS_PER_S
+from sparrowmq.sim.swarm.drawing import draw
 from sparrowmq.sim.swarm.play import Play
-from sparrowmq.sim.swarm.scenario import TASKS_PER_S, draw
+from sparrowmq.sim.swarm.scenario import Scenario
 from tests.support.planted import BUGS
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 SMALL = swarm.Parameters(workers=6, duration_s=3.0)
+
+
+@cache
+def first() -> list[Scenario]:
+    """The first hundred scenarios, to look at only."""
+    return [draw(seed) for seed in range(100)]
 
 
 def test_a_handful_of_seeds_is_clean() -> None:
@@ -42,11 +51,11 @@ def test_two_hundred_seeds_are_clean() -> None:
 
 
 def test_a_seed_leaves_some_kinds_of_faults_out_and_some_seeds_have_none() -> None:
-    kinds = [frozenset(draw(seed).kinds) for seed in range(100)]
+    kinds = [frozenset(scenario.kinds) for scenario in first()]
     assert len(set(kinds)) > 50
     assert frozenset() in kinds
-    assert sum(draw(seed).quiet for seed in range(100)) > 5
-    assert {len(draw(seed).schedulers) for seed in range(50)} == {1, 2, 3}
+    assert sum(scenario.quiet for scenario in first()) > 5
+    assert {len(scenario.schedulers) for scenario in first()} == {1, 2, 3}
 
 
 @pytest.mark.parametrize("seed", [8416, 8725])
@@ -60,7 +69,7 @@ def test_a_seed_that_would_have_few_tasks_is_given_more(seed: int) -> None:
 PROGRAM = """
 from sparrowmq.sim.journal import Journal
 from sparrowmq.sim.swarm.play import Play
-from sparrowmq.sim.swarm.scenario import draw
+from sparrowmq.sim.swarm.drawing import draw
 for seed in (3, 4, 5):
     journal = Journal()
     verdict = Play(draw(seed, duration_s=8.0), journal).run()
@@ -152,7 +161,7 @@ def _task(**changes: object) -> model.Task:
 
 
 def test_what_concerns_deaths_is_drawn_and_left_out() -> None:
-    scenarios = [draw(seed) for seed in range(100)]
+    scenarios = first()
     assert {len(scenario.assistants) for scenario in scenarios} == {0, 1, 2, 3}
     assert sum(scenario.beats for scenario in scenarios) > 30
     assert sum(scenario.quiet and bool(scenario.assistants) for scenario in scenarios) > 5
@@ -160,6 +169,41 @@ def test_what_concerns_deaths_is_drawn_and_left_out() -> None:
     drawn = {kind for scenario in scenarios for kind in scenario.kinds}
     assert drawn >= {"freeze", "fail_over", "unwatch", "store"}
     assert sum(not {"freeze", "fail_over", "unwatch", "store"} & set(scenario.kinds) for scenario in scenarios) > 20
+
+
+def test_keys_are_drawn_and_left_out() -> None:
+    scenarios = first()
+    keyed = [scenario for scenario in scenarios if scenario.keys]
+    assert 15 < len(keyed) < 45
+    assert all(set(scenario.keys) == set(scenario.clients) for scenario in keyed)
+    assert any(len(set(scenario.keys.values())) < len(scenario.keys) for scenario in keyed)  # several of one key
+    assert {owner for scenario in keyed for owner in scenario.observers.values()} == {"", "key-1", "key-2"}
+    assert not any(scenario.limited_s or "pry" in scenario.kinds for scenario in scenarios if not scenario.keys)
+    assert sum(scenario.scheduler.limits.submits_per_s > 0 for scenario in keyed) > 5
+    assert sum(scenario.scheduler.limits.probes_per_s > 0 for scenario in keyed) > 5
+
+
+def test_load_hints_are_drawn_and_left_out() -> None:
+    scenarios = first()
+    hinted = [scenario for scenario in scenarios if scenario.hinted]
+    assert 8 < len(hinted) < 30
+    for scenario in hinted:
+        assert scenario.assistants
+        assert scenario.assistant.hint_interval_s > 0.0
+        assert sum(job.spec["policy"] == "assisted" for job in scenario.jobs) > len(scenario.jobs) / 3
+
+
+def test_durable_jobs_are_drawn_and_left_out() -> None:
+    scenarios = first()
+    durable = [scenario for scenario in scenarios if scenario.durable]
+    assert 20 < len(durable) < 50
+    assert any(scenario.quiet for scenario in durable)
+    assert {scenario.unanswered for scenario in durable} == {0.0, 0.01, 0.1}
+    assert any(step.what == "store_emptied" for scenario in durable for step in scenario.steps)
+    jobs = [job for scenario in durable for job in scenario.jobs if job.spec.get("durable")]
+    assert {job.released for job in jobs} == {False, True}
+    others = [job for scenario in scenarios if not scenario.durable for job in scenario.jobs]
+    assert not any(job.released or job.spec.get("durable") for job in others)
 
 
 def _shown(status: int, payload: bytes = b"r", at_s: float = 2.0) -> model.Shown:

@@ -24,10 +24,18 @@ from sparrowmq.core.state import State
 from sparrowmq.core.workers import Workers
 from sparrowmq.core.workplace import Workplace
 from sparrowmq.protocol import messages as m
-from tests.support import planted_deaths
+from tests.support import planted_deaths, planted_durable, planted_hints, planted_keys
 from tests.support.planting import BUGS, bug, never, replace
 
-__all__ = ["BUGS", "planted_deaths"]  # whose bugs are in the table, too
+__all__ = ["BUGS", "NEEDS"]
+
+# What a scenario needs that it can show a bug, where that is something which most have not.
+NEEDS = {
+    **dict.fromkeys(planted_deaths.OF_ASSISTANTS, "assistants"),
+    **dict.fromkeys(planted_keys.OF_KEYS, "keys"),
+    **dict.fromkeys(planted_hints.OF_HINTS, "hinted"),
+    **dict.fromkeys(planted_durable.OF_STORE, "durable"),
+}
 
 # -- reservations
 

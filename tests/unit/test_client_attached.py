@@ -7,9 +7,10 @@ import pytest
 import sparrowmq
 from sparrowmq.client import attached
 from sparrowmq.client.options import make_spec
+from sparrowmq.core.orphans import owner_of, parse_owner
 from sparrowmq.errors import Unavailable, UsageError
 from sparrowmq.protocol import messages as m
-from sparrowmq.store.jobs import KeptJob, owner_of, parse_owner
+from sparrowmq.store.jobs import KeptJob
 
 
 def told(state: str, counts: list[int], *, epoch: int = 0, tasks: int = 3, response_s: float = 0.0) -> m.JobStatus:

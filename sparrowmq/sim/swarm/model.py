@@ -60,6 +60,8 @@ class Task:
     killed: bool = False
     recalled: bool = False
     submitted_s: float = 0.0
+    index: int = 0
+    lost: bool = False  # the store had lost its job: epochs may have been given again
 
 
 @dataclass
@@ -83,7 +85,7 @@ def check(task: Task, world: World) -> None:
         assert len(task.starts) <= 1, f"{task.name} is to start once at most: {list(task.starts)}"
     if world.adopts:
         _check_adopted(task, world)
-    for epoch, starts in by_epoch.items():
+    for epoch, starts in by_epoch.items() if not task.lost else ():
         _check_starts(task, world, epoch, starts)
     if task.shown is not None:
         _check_shown(task, world, by_epoch)
@@ -162,6 +164,7 @@ def _check_shown(task: Task, world: World, by_epoch: dict[int, list[Start]]) -> 
     elif shown.status == m.CANCELLED:
         assert text != "?", what
         assert task.killed or (task.recalled and not text), f"{what}: nobody wanted that"
+        assert text or shown.epoch is not None or not task.starts, f"{what}: no scheduler had it, said its client"
         if not text and epoch >= 0 and not (task.killed and _hedged(task)):  # it may be the other attempt that had not
             begun = [
                 s for s in starts if not _tried_again(task, s, shown.at_s) and not _lost(task, world, s, shown.at_s)

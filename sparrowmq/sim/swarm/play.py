@@ -1,7 +1,7 @@
 """A scenario played on a cluster: safety while faults go on, then liveness once they have healed.
 
 Owns: carrying out a scenario's steps, the two phases, and what is checked when. Must not know: what a seed means
-(`scenario`), what a task may end as (`model`), processes, files.
+(`drawing`), what a task may end as (`model`), processes, files.
 
 While faults go on every machine is held against `core.watch` after each event, and at each fault schedulers and workers
 against each other; `vigil` watches over deaths. Then everything heals and what is down comes back; all jobs must end
@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import hashlib
 import traceback
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
 
+from sparrowmq import ids
 from sparrowmq.core import effects as fx, invariants
-from sparrowmq.core.history import payload_bytes
-from sparrowmq.core.job import ABSENT
+from sparrowmq.core.assistant import Assistant
+from sparrowmq.core.scheduler import Scheduler
 from sparrowmq.core.watch import Watch
 from sparrowmq.limits import WorkerLimits
 from sparrowmq.protocol import messages as m
@@ -29,8 +29,11 @@ from sparrowmq.sim.cluster import Cluster
 from sparrowmq.sim.journal import Journal
 from sparrowmq.sim.node import Machine
 from sparrowmq.sim.store import DOWN, UP
-from sparrowmq.sim.swarm import model
-from sparrowmq.sim.swarm.scenario import CALM, Job, Scenario
+from sparrowmq.sim.swarm import borders, histories, shares
+from sparrowmq.sim.swarm.borders import Borders
+from sparrowmq.sim.swarm.histories import Deeds, Submitted
+from sparrowmq.sim.swarm.ledger import Ledger
+from sparrowmq.sim.swarm.scenario import CALM, Scenario
 from sparrowmq.sim.swarm.vigil import Vigil
 
 HEALED_S: Final = 90.0  # within which all is over after the last fault, beside the work that is left
@@ -52,17 +55,6 @@ class Verdict(msgspec.Struct, frozen=True):
     at_s: float = 0.0
 
 
-class _Submitted:
-    """A job of the scenario that was submitted: its id, and what was asked to be done to it."""
-
-    def __init__(self, job: Job, id: str, now: float) -> None:
-        self.job = job
-        self.id = id
-        self.submitted_s = now
-        self.killed: set[int] = set()
-        self.recalled: set[int] = set()
-
-
 class Play:
     """One run of one scenario."""
 
@@ -72,29 +64,32 @@ class Play:
             scenario.seed, wire=scenario.wire, journal=journal, check=self._check,
             scheduler=scenario.scheduler, worker=scenario.worker, client=scenario.client,
             assistant=scenario.assistant, beats=scenario.beats, expiring=scenario.expiring,
+            durable=scenario.durable, unanswered=scenario.unanswered,
         )  # fmt: skip
         self._watches: dict[Machine, Watch] = {}
-        self._submitted: dict[int, _Submitted] = {}  # by number
-        self._pauses: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+        self._deeds = Deeds()
+        self._submitted = self._deeds.submitted
         self._healed = False
         self._orphans = (
             scenario.worker.limits.queue_entries < WorkerLimits().queue_entries or not scenario.scheduler.cancellation
         )
-        self._vigil = Vigil(scenario, cluster)
-        self._fallen: list[float] = []  # when a scheduler died
-        self._headless = False  # at some time no scheduler was up
+        self._ledger = Ledger(cluster)
+        self._vigil = Vigil(scenario, cluster, self._ledger)
+        self._borders = Borders(scenario, cluster)
         self._begin_s = cluster.now
         for id in scenario.schedulers:
             cluster.add_scheduler(id)
         for id, slots in scenario.workers.items():
             cluster.add_worker(id, slots=slots)
         for id in scenario.clients:
-            cluster.add_client(id)
+            key, owner = scenario.keys.get(id, ("", ""))
+            cluster.add_client(id, key=key, owner=owner)
         for id in scenario.assistants:
             cluster.add_assistant(id)
         for id in cluster.nodes:
             self._vigil.disturbed(id)
-        cluster.add_observer()
+        for id, owner in scenario.observers.items():
+            cluster.add_observer(id, key=id if scenario.keys else "", owner=owner)
 
     def run(self) -> Verdict:
         """Play it to the end; return how it went. Only KeyboardInterrupt and the like come through."""
@@ -122,7 +117,7 @@ class Play:
         cluster.run(scenario.duration_s + 1e-3)
         self._heal()
         self._end()
-        self._check_outcomes()
+        histories.check(scenario, cluster, self._deeds, self._ledger)
 
     def _digest(self) -> str:
         """Hash what was executed, shown and decided, and when."""
@@ -142,6 +137,11 @@ class Play:
             watch = self._watches[machine] = Watch(machine)  # type: ignore[arg-type]  # observers are not checked
         watch.step(self.cluster.now, effects)
         self._vigil.step(machine, effects)
+        self._borders.step(machine, effects)
+        if self.scenario.durable:
+            self._ledger.step(machine, effects)
+        if self.scenario.hinted and isinstance(machine, Assistant | Scheduler):
+            shares.check(machine, self.cluster.now, effects)
 
     def _check_all(self) -> None:
         """Look at all that is known of every scheduler, and at what it and its workers believe of each other."""
@@ -175,10 +175,10 @@ class Play:
         if job.detached:
             id = cluster.detach(job.works, job.owner, **job.spec)
         elif self._up(job.owner):
-            id = cluster.submit(job.works, client=job.owner, **job.spec)
+            id = cluster.submit(job.works, client=job.owner, detached=job.released, **job.spec)
         else:
             return
-        self._submitted[number] = _Submitted(job, id, cluster.now)
+        self._submitted[number] = Submitted(job, id, cluster.now)
 
     def _do_recall(self, number: int, indices: tuple[int, ...]) -> None:
         one = self._submitted.get(number)
@@ -197,23 +197,38 @@ class Play:
         if one is not None:
             one.killed.update(indices or range(len(one.job.works)))
             for epoch in (0, 1):
-                self.cluster.say(m.Kill(one.id, epoch, list(indices), grace_s))
+                self._say(one, m.Kill(one.id, epoch, list(indices), grace_s))
 
     def _do_ask(self, number: int) -> None:
         one = self._submitted.get(number)
         if one is not None:
-            self.cluster.say(m.Follow(number, one.id, True))
+            self._say(one, m.Follow(number, one.id, True))
             for what in ("tasks", "failures", "job", "workers"):
-                self.cluster.say(m.Query(number, what, one.id))
+                self._say(one, m.Query(number, what, one.id))
+
+    def _do_pry(self, number: int) -> None:
+        """Whoever is not of the job's owner tries to learn of it, to end it and to take it."""
+        one = self._submitted.get(number)
+        mine = ids.owner_of(one.id) if one is not None else ""
+        for observer, owner in self.scenario.observers.items():
+            if one is not None and owner != mine:
+                for message in borders.prying(number, one.id, len(one.job.works)):
+                    self.cluster.say(message, observer=observer)
+
+    def _say(self, one: Submitted, message: m.AnyMessage) -> None:
+        """Have an observer of the job's owner say this to all schedulers."""
+        mine = ids.owner_of(one.id)
+        observer = next(id for id, owner in self.scenario.observers.items() if owner == mine)
+        self.cluster.say(message, observer=observer)
 
     def _do_crash(self, id: str) -> None:
         if self._up(id):
             self._forget(id)
             self._vigil.disturbed(id)
             if id in self.scenario.schedulers:
-                self._fallen.append(self.cluster.now)
+                self._deeds.fallen.append(self.cluster.now)
             self.cluster.crash(id)
-            self._headless = self._headless or not any(map(self._up, self.scenario.schedulers))
+            self._deeds.headless = self._deeds.headless or not any(map(self._up, self.scenario.schedulers))
 
     def _do_leave(self, id: str) -> None:
         node = self.cluster.nodes[id]
@@ -236,7 +251,7 @@ class Play:
     def _do_pause(self, id: str) -> None:
         node = self.cluster.nodes[id]
         if node.up and not node.paused:
-            self._pauses[id].append((self.cluster.now, float("inf")))
+            self._deeds.pauses[id].append((self.cluster.now, float("inf")))
             self.cluster.pause(id)
             self._vigil.paused(node)
             self._vigil.disturbed(id)
@@ -244,8 +259,8 @@ class Play:
     def _do_resume(self, id: str) -> None:
         node, now = self.cluster.nodes[id], self.cluster.now
         if node.paused:
-            since_s = self._pauses[id][-1][0]
-            self._pauses[id][-1] = (since_s, now)
+            since_s = self._deeds.pauses[id][-1][0]
+            self._deeds.pauses[id][-1] = (since_s, now)
             self._vigil.resumed(node, now - since_s)
             self._vigil.disturbed(id)
             self.cluster.resume(id)
@@ -277,6 +292,7 @@ class Play:
     def _do_store_emptied(self) -> None:
         if self.cluster.store.state != UP:  # it comes back empty
             self._vigil.store_disturbed(emptied=True)
+            self._ledger.lost()
             self.cluster.turn_store(DOWN)
             self.cluster.empty_store()
 
@@ -300,9 +316,9 @@ class Play:
         """All jobs end in bounded time, and a bounded time later nothing is left of them."""
         cluster, scenario = self.cluster, self.scenario
         work_s = sum(work.service_s for one in self._submitted.values() for work in one.job.works)
-        until_s = cluster.now + HEALED_S + WORKED * work_s / sum(scenario.workers.values())
+        until_s = cluster.now + HEALED_S + WORKED * work_s / sum(scenario.workers.values()) + scenario.limited_s
         while not self._over():
-            assert cluster.now < until_s, f"not all is over: {cluster.history.open()}; {cluster.state()}"
+            assert cluster.now < until_s, self._left()
             self._restart_all()
             cluster.run(1.0, until=self._over)
         until_s = cluster.now + REST_S
@@ -318,6 +334,13 @@ class Play:
                     raise
         cluster.check_agreement()
         self._check_all()
+        self._borders.check_end()
+        if scenario.durable:
+            self._ledger.check_end()
+            self._ledger.check_shown()
+
+    def _left(self) -> str:
+        return f"not all is over: {self.cluster.history.open()} {self._ledger.open()}; {self.cluster.state()}"
 
     def _restart_all(self) -> None:
         for id in self.cluster.nodes:
@@ -326,80 +349,7 @@ class Play:
     def _over(self) -> bool:
         nodes = self.cluster.nodes
         busy = any(nodes[id].up and nodes[id].machine.state.jobs for id in self.scenario.schedulers)
-        return not busy and self.cluster.history.complete()
-
-    # -- the histories
-
-    def _check_outcomes(self) -> None:
-        cluster = self.cluster
-        burials: defaultdict[str, list[float]] = defaultdict(list)
-        shown_at: dict[tuple[str, int], float] = {}
-        for at_s, _, effect in cluster.told:
-            if isinstance(effect, fx.Deliver):
-                shown_at.update(((effect.job, index), at_s) for index in effect.indices)
-            elif isinstance(effect, fx.Log) and effect.event == "worker lost":
-                burials[str(effect.fields["worker"])].append(at_s)
-        assert not (burials and self.scenario.quiet), f"workers were given up, and none was lost: {dict(burials)}"
-        world = model.World(
-            self.scenario.quiet,
-            burials,
-            self._crashes(),
-            self._pauses,
-            self._fallen,
-            self.scenario.adopts and not self._headless,
-        )
-        for one in self._submitted.values():
-            spec = m.JobSpec(**one.job.spec)
-            if spec.at_most_once:  # whatever else it says
-                spec = msgspec.structs.replace(spec, retries=0, hedge_after_s=0.0, hedge_quantile=0.0)
-            for index, work in enumerate(one.job.works):
-                key = (one.id, index)
-                starts = [model.Start(*start) for start in cluster.starts.get(key, ())]
-                killed, recalled = index in one.killed, index in one.recalled
-                task = model.Task(
-                    f"task {index} of {one.id}", work, spec, starts, None, killed, recalled, one.submitted_s
-                )
-                outcome = cluster.history.outcomes.get(key)
-                if outcome is not None:
-                    epoch = cluster.history.reported[key].get(outcome)
-                    task.shown = model.Shown(shown_at[key], outcome[0], payload_bytes(outcome[1]), epoch)
-                model.check(task, world)
-        for id in self.scenario.schedulers:
-            self._check_history(id, world)
-
-    def _crashes(self) -> dict[str, list[float]]:
-        """Return when tasks crashed, by worker."""
-        found: defaultdict[str, list[float]] = defaultdict(list)
-        for one in self._submitted.values():
-            for index, work in enumerate(one.job.works):
-                if work.end == "crash":
-                    for at_s, worker, _, _ in self.cluster.starts.get((one.id, index), ()):
-                        found[worker].append(at_s + work.service_s)
-        return found
-
-    def _check_history(self, id: str, world: model.World) -> None:
-        """What a scheduler tells of tasks agrees with itself."""
-        history = self.cluster.scheduler(id).state.history
-        for job in history:
-            for index in range(len(job.state)):
-                if job.state[index] == ABSENT:
-                    continue
-                (row,) = history.rows(job, [index])
-                assert row.events[-1].kind == row.state, f"the history of a task ends otherwise: {row}"
-                if self.scenario.scheduler.limits.history_bytes < 1_000_000:
-                    continue  # events may have been left out
-                times = [event.unix_s for event in row.events]
-                assert times == sorted(times), f"the history of a task goes back in time: {row}"
-                launches = [event for event in row.events if event.kind in ("launched", "hedged", "adopted")]
-                last = 0
-                for event in launches:  # what is adopted may leave out what ended under a former scheduler
-                    follows = event.attempt > last if event.kind == "adopted" else event.attempt == last + 1
-                    assert follows, f"launches are missing in the history: {row}"
-                    last = event.attempt
-                assert last == row.attempts, f"launches are missing in the history: {row}"
-                hedged = sum(event.kind == "hedged" for event in row.events)
-                over = sum(event.kind in ("returned", "lost", "failed") for event in row.events)
-                assert len(launches) <= 1 + hedged + over, f"it was launched again without a reason: {row}"
+        return not busy and self.cluster.history.complete() and not self._ledger.open()
 
 
 def _finder(error: Exception) -> str:

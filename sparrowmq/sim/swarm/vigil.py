@@ -13,12 +13,14 @@ from typing import Final
 from sparrowmq.core import effects as fx
 from sparrowmq.core.assistant import Assistant
 from sparrowmq.core.judge import ALIVE, DEAD, REARM_S_MAX
+from sparrowmq.core.orphans import owner_of
 from sparrowmq.core.scheduler import Scheduler
 from sparrowmq.core.session import Session
 from sparrowmq.protocol import messages as m
 from sparrowmq.sim.cluster import Cluster
 from sparrowmq.sim.node import Machine, Node
 from sparrowmq.sim.store import UP
+from sparrowmq.sim.swarm.ledger import Ledger
 from sparrowmq.sim.swarm.scenario import Scenario
 
 SETTLED_S: Final = 2.5  # after which a node is known, and an outage forgotten
@@ -32,8 +34,9 @@ _STOPPING: Final = {"crash", "pause", "drain", "freeze", "fail_over", "store", "
 class Vigil:
     """One run of one scenario. `Play` tells it of every event and of what is done to nodes and store."""
 
-    def __init__(self, scenario: Scenario, cluster: Cluster) -> None:
+    def __init__(self, scenario: Scenario, cluster: Cluster, ledger: Ledger) -> None:
         self._scenario = scenario
+        self._ledger = ledger
         self._cluster = cluster
         self._owners: dict[int, str] = {}  # term -> the assistant that has spoken under it
         self._well_since: dict[str, float] = {}  # node -> since when it was up and not paused
@@ -75,6 +78,10 @@ class Vigil:
             return
         moved = self._moved.setdefault(node.machine, set())
         for job in node.machine.state.jobs.values():
+            if job.keep is not None:
+                if self._ledger.moved(job.id, job.epoch, owner_of(node.id, node.starts)):
+                    moved.add((job.id, job.epoch))
+                continue
             client = self._cluster.nodes.get(job.client)
             if job.detached or client is None or client.kind != "client" or not client.up:
                 continue

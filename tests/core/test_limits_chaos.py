@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-import msgspec
 import pytest
 
 from sparrowmq import limits
@@ -30,10 +29,9 @@ class Scenario:
         )
         self.schedulers = [world.add_scheduler() for _ in range(rng.randint(1, 3))]
         self.workers = [world.add_worker(slots=2) for _ in range(3)]
-        self.clients = [world.add_client() for _ in range(rng.randint(1, 4))]
-        if rng.random() < 0.7:
-            for id in self.clients:
-                world.client(id)._hello = msgspec.structs.replace(world.client(id)._hello, key="one key")
+        clients = rng.randint(1, 4)
+        key = "one key" if rng.random() < 0.7 else ""
+        self.clients = [world.add_client(key=key) for _ in range(clients)]
         self.jobs: list[tuple[str, int, str]] = []
         world.run(0.5)
 
@@ -41,7 +39,7 @@ class Scenario:
         client, tasks = self.rng.choice(self.clients), self.rng.choice([1, 1, 3])
         flight = self.rng.random() < 0.25
         made = [
-            self.world._job([self.rng.choice([0.001, 0.1])] * tasks, {}) for _ in range(self.rng.choice([1, 5, 40]))
+            self.world._job([self.rng.choice([0.001, 0.1])] * tasks, {}, "") for _ in range(self.rng.choice([1, 5, 40]))
         ]
         for submit in made:
             self.world.history.submitted(submit.job, tasks)

@@ -36,8 +36,9 @@ _MESSAGES: Final[dict[str, Callable[[int, str], m.AnyMessage]]] = {
     "queries": lambda number, name: m.Query(number, "summary"),
     "submits": lambda number, name: m.Submit(f"{name}-{number}", 0, m.JobSpec(kind=m.SLEEP), 1, [b"\0"]),
 }
+COMEBACKS: Final = "comebacks"  # of one that floods with submissions and connects again whenever it is sent away
 _BYTES: Final = {"garbage": (b"", _GARBAGE), "null": (_GREETING + _READY, _FRAME)}
-KINDS: Final = (*_BYTES, *_MESSAGES)
+KINDS: Final = (*_BYTES, *_MESSAGES, COMEBACKS)
 
 
 def flood(connection: Connection, _parent: int, kind: str, address: str, keys: str, frames: int, for_s: float) -> None:
@@ -77,11 +78,12 @@ def _strangers(kind: str, address: str) -> Callable[[int, int], None]:
 
 
 class _Client:
-    """A client in order, but for how much it sends. Sent away, it comes back at once, with the same key and id."""
+    """A client in order, but for how much it sends. Of COMEBACKS it returns at once when it was sent away."""
 
     def __init__(self, kind: str, address: str, keys: str) -> None:
         """Raise OSError where it is not let in."""
-        self._make = _MESSAGES[kind]
+        self._returns = kind == COMEBACKS
+        self._make = _MESSAGES["submits" if self._returns else kind]
         self._address = address
         self._credentials = load_credentials(keys, m.CLIENT) if keys else None
         self._context = new_context()
@@ -120,7 +122,7 @@ class _Client:
 
     def send(self, first: int, count: int) -> None:
         """Send so many messages, each in a frame of its own; what is answered is read, questions are answered."""
-        if self._lost:
+        if self._lost and self._returns:
             self._dealer.close()
             self._dealer = self._connect()
         for number in range(first, first + count):

@@ -26,7 +26,7 @@ _FAULTS: Final = (
 _FAULT_COLUMNS: Final = ("fault", "n", "p50_ms", "p99_ms", "max_ms", "lost", "duplicated", "aim", "found")
 
 # In the order of `flood.NAMES`, likewise.
-_FLOODS: Final = ("garbage", "null", "pings", "queries", "submits")
+_FLOODS: Final = ("garbage", "null", "pings", "queries", "submits", "comebacks")
 _FLOOD_COLUMNS: Final = (
     "flood",
     "phase",
@@ -369,9 +369,9 @@ def compare(options: Globals, /, systems: tuple[str, ...], markdown: bool, **giv
 def flood(options: Globals, /, chosen: str, **given: Any) -> int:
     """What an honest client notices of floods: its latency while nothing else goes on, and during each.
 
-    By strangers: garbage, and peers without keys (null). By a client in order: pings, queries, submits. On a cluster of
-    its own, with keys and over TCP, whatever --redis says. The honest client makes up to 200 calls a second: it has
-    to go by --submits-per-s, too.
+    By strangers: garbage, and peers without keys (null). By a client in order: pings, queries, submits, and submits of
+    one that connects again whenever it is sent away (comebacks). On a cluster of its own, with keys and over TCP,
+    whatever --redis says. The honest client makes up to 200 calls a second: it has to go by --submits-per-s, too.
     """
     from sparrowmq.bench import flood as measured
 

@@ -23,7 +23,6 @@ from sparrowmq.protocol import messages as m
 REFUSALS: Final = 2.0  # for each job that one key may submit: beyond, a client that knows of its haste is heedless ...
 REFUSALS_PER_S: Final = 64.0  # ... and so many more, for the many clients that a key may have
 UNHEARD_MAX: Final = 20_000  # before it has answered: twice as many jobs as a client's settings let it have under way
-MOVED_MAX: Final = 1_000  # jobs of a key that may come from other schedulers before their time, as a debt
 WAIT_S_MIN, WAIT_S_MAX = 0.05, 60.0  # of what is told: several may be taken then, and not only the next
 
 
@@ -37,14 +36,10 @@ class Haste:
         self._refusals = Quota(REFUSALS * rate_per_s + REFUSALS_PER_S)  # of each client that knows
 
     def refusal(self, now: float, client: Client, submit: m.Submit) -> m.Rejected | None:
-        """Return why this comes too soon, or None; what is refused for other reasons later on counts, too.
-
-        A later epoch is taken at once, and paid for by what comes after it: workers do not keep for ever what they have
-        run for a scheduler that is gone, and what may run once only would be lost.
-        """
+        """Return why this comes too soon, or None; what is refused for other reasons later on counts, too."""
         submits, name = self._submits, self._state.id
         wait_s = submits.wait_s(now, client.key)
-        if not wait_s or (submit.epoch and submits.debt(now, client.key) < MOVED_MAX):
+        if not wait_s:
             submits.take(now, client.key)
             if client.knows:
                 client.earned = min(client.earned + 1, UNHEARD_MAX)

@@ -50,10 +50,6 @@ class Quota:
         left = self._bucket(now, key).left
         return 0.0 if left >= _ONE else (1.0 - left) / self.rate_per_s
 
-    def debt(self, now: float, key: str) -> float:
-        """Return how much more this key has used than it had."""
-        return max(0.0, -self._bucket(now, key).left) if self.rate_per_s and key in self._buckets else 0.0
-
     def _bucket(self, now: float, key: str) -> _Bucket:
         bucket = self._buckets.get(key)
         if bucket is None:

@@ -21,7 +21,6 @@ from sparrowmq.sim.kept import KeptJobs
 UP: Final = "up"
 DOWN: Final = "down"  # errors at once
 HUNG: Final = "hung"  # what it is asked waits until it goes on
-STATES: Final = (UP, DOWN, HUNG)
 
 UNIX_S: Final = 1_700_000_000.0  # the wall clock when virtual time is 0
 STREAM_MAX: Final = 100_000  # entries; as MAXLEN

@@ -431,7 +431,7 @@ class NodeMonitor:
         self._left = True
 
 
-_HANDLERS: Final[dict[type, Callable[[NodeMonitor, float, Link, Any], None]]] = {
+_HANDLERS: Final[dict[type, Callable[[NodeMonitor, float, Link, Any], object]]] = {
     m.Welcome: NodeMonitor._on_welcome,
     m.Refused: lambda self, now, link, message: self.connections.refused(now, link, message),
     m.Probe: NodeMonitor._on_probe,

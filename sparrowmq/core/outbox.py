@@ -19,6 +19,7 @@ class Outbox(Generic[Message]):
     def __init__(self) -> None:
         self._waiting: deque[tuple[int, Message, int]] = deque()
         self._seq = 0
+        self._acknowledged = 0
         self.bytes = 0
 
     def __len__(self) -> int:
@@ -47,8 +48,12 @@ class Outbox(Generic[Message]):
             self.bytes -= sum(size for _, _, size in taken)
         return [message for _, message, _ in taken]
 
-    def acknowledge(self, seq: int) -> None:
-        """Drop everything up to ``seq``."""
+    def acknowledge(self, seq: int) -> bool:
+        """Drop everything up to ``seq``; return whether that is news of what was ever put here."""
         waiting = self._waiting
         while waiting and waiting[0][0] <= seq:
             self.bytes -= waiting.popleft()[2]
+        news = self._acknowledged < seq <= self._seq
+        if news:
+            self._acknowledged = seq
+        return news

@@ -93,15 +93,16 @@ class Outcomes:
         client = self._state.clients[job.client]
         return client.peer is not None and not client.asked
 
-    def acknowledged(self, now: float, client: Client, seq: int) -> None:
-        """The client has every outcome up to ``seq``."""
+    def acknowledged(self, now: float, client: Client, seq: int) -> bool:
+        """The client has every outcome up to ``seq``. Return whether that is news."""
         before = client.outbox.bytes
-        client.outbox.acknowledge(seq)
+        news = client.outbox.acknowledge(seq)
         self._state.bytes -= before - client.outbox.bytes
         if client.starved and not client.asked and self.has_credit(client):
             self.resume(now, client)
         if self._state.draining:
             self.leave_if_drained()
+        return news
 
     def resume(self, now: float, client: Client) -> None:
         """The client can take outcomes again: place what was held back."""

@@ -5,8 +5,8 @@ clocks, what a payload holds, or that other schedulers exist (SOSP 2013, section
 
 The parts, each in a room of its own and downward: `clients` and `workers` deal with the two kinds of peers,
 `outcomes` ends tasks, `hedging` asks for second attempts, `placer` finds places, `job` is the task table, `history`
-and `transcripts` are what is remembered of tasks and what they printed, `statuses` answers who asks, `turns`, `haste`
-and `quotas` keep one client from taking what all need, `state` is what they share.
+and `transcripts` are what is remembered of tasks and what they printed, `statuses` answers who asks, `turns`, `haste`,
+`chatter` and `quotas` keep one client from taking what all need, `state` is what they share.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 
 from sparrowmq import limits
 from sparrowmq.core import report
+from sparrowmq.core.chatter import Chatter
 from sparrowmq.core.claims import Claims
 from sparrowmq.core.clients import Clients, whose
 from sparrowmq.core.durable import Durable
@@ -78,6 +79,7 @@ class Scheduler:
         self._clients = Clients(self.state, self._placer, self._outcomes, self._hedging, self._claims, self._durable)
         self._workers = Workers(self.state, self._placer, self._outcomes, self._clients, self._claims)
         self._turns = Turns(self.state, self._from_one_that_waited)
+        self._chatter = Chatter(id)
         self._statuses = Statuses(self.state, self._turns)
         self._sent_away: set[Peer] = set()  # in this turn
         self._barred = Quota(1.0)  # keys, by the seconds until they are let in again
@@ -101,7 +103,7 @@ class Scheduler:
         }
         self._from_client: dict[type, Callable[[float, Client, Any], None]] = {
             m.Submit: self._on_submit,
-            m.OutcomeAck: lambda now, client, message: self._outcomes.acknowledged(now, client, message.seq),
+            m.OutcomeAck: self._on_ack,
             m.Recall: self._clients.recall,
             m.Kill: self._clients.kill,
             m.Drain: self._clients.drain,
@@ -109,7 +111,7 @@ class Scheduler:
             m.Goodbye: self._on_client_leaves,
             m.Query: self._statuses.asked,
             m.Subscribe: self._statuses.subscribed,
-            m.Ping: self._on_ping,
+            m.Ping: self._on_client_ping,
             m.Pong: self._on_answer,
         }
         self._from_advisor: dict[type, Callable[[float, Advisor, Any], None]] = {
@@ -183,6 +185,15 @@ class Scheduler:
     def _on_answer(self, now: float, client: Client, message: m.Pong) -> None:
         self._clients.answered(now, client, message)
         self._clients.haste.answered(client, message.n)
+        self._send_away(now, client, self._chatter.excess(now, client))
+
+    def _on_client_ping(self, now: float, client: Client, message: m.Ping) -> None:
+        self._on_ping(now, client, message)
+        self._send_away(now, client, self._chatter.excess(now, client))
+
+    def _on_ack(self, now: float, client: Client, message: m.OutcomeAck) -> None:
+        if not self._outcomes.acknowledged(now, client, message.seq):
+            self._send_away(now, client, self._chatter.excess(now, client))
 
     def _send_away(self, now: float, client: Client, why: str) -> None:
         """Have nothing to do for a while with a client that asks too much; ``why`` is "" where it does not."""

@@ -32,7 +32,7 @@ JOBS_PER_ROW: Final = 25  # the same of jobs, for a status's counters
 ENTRY_BYTES: Final = 48  # of memory that a number or a small payload takes in a list: on the wire it is 2 bytes
 BYTES_PER_ROW: Final = 128  # of output that is sent
 
-_COSTS: Final[dict[type, int]] = {
+COSTS: Final[dict[type, int]] = {
     m.Submit: 32, m.Recall: 16, m.Kill: 16, m.Drain: 64, m.Query: 64, m.Subscribe: 64, m.Follow: 64, m.Ping: 1,
 }  # fmt: skip
 _QUESTIONS: Final = frozenset({m.Drain, m.Query, m.Subscribe, m.Follow})
@@ -59,7 +59,7 @@ class Turns:
 
     def admits(self, now: float, client: Client, message: m.AnyMessage) -> bool:
         """Return whether to handle this now; if not, it waits, unless `overrun` says that too many do."""
-        cost = _COSTS.get(type(message))
+        cost = COSTS.get(type(message))
         if cost is None:
             return True
         if client.waiting or self._spent.get(client.key, 0) >= SHARE or self._wait_s(now, client, message):
@@ -144,7 +144,7 @@ class Turns:
             self._waiting -= 1
             self._note_bytes(client, -_size(message))
             client.questions -= type(message) in _QUESTIONS
-            spent += self._spend(now, client, message, _COSTS[type(message)])
+            spent += self._spend(now, client, message, COSTS[type(message)])
             self._crowd.pop(client.id, None)  # whoever else waits comes before the rest of it
             self._handle(now, client, message)
         if client.waiting:

@@ -10,6 +10,7 @@ from hypothesis import given, strategies as st
 
 from sparrowmq import ids, limits
 from sparrowmq.core import effects as fx, haste, quotas, turns
+from sparrowmq.core.chatter import CHATTER_PER_S
 from sparrowmq.core.quotas import Quota
 from sparrowmq.core.session import Session
 from sparrowmq.protocol import messages as m
@@ -377,14 +378,14 @@ def handled(world: World) -> list[m.AnyMessage]:
 
 def test_a_burst_is_handled_in_shares_in_order_and_to_its_end() -> None:
     world = limited()
-    n = 3 * turns.SHARE
-    world.hear(CLIENT, *(m.Ping(k) for k in range(n)))
+    share = turns.SHARE // turns.COSTS[m.Submit]
+    world.hear(CLIENT, *(submit(1, job=f"j{k}") for k in range(3 * share)))
     answers = []
-    for count in (2 * turns.SHARE, turns.SHARE, 0):  # as it is read, and when the turn ends
+    for count in (2 * share, share, 0):  # as it is read, and when the turn ends
         some = handled(world)
         assert len(some) == count
         answers += some
-    assert answers == [m.Pong(k) for k in range(n)]
+    assert answers == [m.Accepted(f"j{k}", 0, 0) for k in range(3 * share)]
     assert len(world.machine._turns) == 0
     assert world.machine.next_deadline() is None or world.machine.next_deadline() > world.now
 
@@ -455,7 +456,7 @@ def test_many_clients_of_one_key_have_one_share_and_each_comes_to_its_turn() -> 
         world.hear(peer, hello(m.CLIENT, peer, key="one key"))
     world.said()
     for peer in peers:
-        world.hear(peer, *(m.Ping(k) for k in range(turns.SHARE)))
+        world.hear(peer, *(submit(1, job=f"{peer} {k}") for k in range(turns.SHARE // turns.COSTS[m.Submit])))
     world.hear(OTHER, m.Ping(7))
     world.machine.tick(world.now)
     answers = sends(world)
@@ -540,7 +541,7 @@ def test_clients_of_one_key_take_turns_at_what_it_may_have_looked_at() -> None:
 def test_who_lets_too_much_wait_is_sent_away_and_others_stay() -> None:
     world = limited()
     for k in range(turns.WAITING_MAX + 2 * turns.SHARE):  # what it says after that is not answered, in this turn
-        world.machine.receive(world.now, CLIENT, m.Ping(k))
+        world.machine.receive(world.now, CLIENT, m.Kill(f"j{k}", 0))
     said = world.said()
     [refused] = [e.message for e in said if isinstance(e, fx.Send) and isinstance(e.message, m.Refused)]
     assert refused.code == "busy"
@@ -600,7 +601,7 @@ def hold_back(world: World, peer: str, clients: int, messages: int) -> None:
     for number in range(clients):
         name = f"{peer} {number}"
         world.hear(name, hello(m.CLIENT, name, key=peer))
-        world.hear(name, *[m.Kill("none", 0, list(range(100_000)))] * 3, *[m.Ping(0)] * messages)
+        world.hear(name, *[m.Kill("none", 0, list(range(100_000)))] * 3, *[m.Kill("none", 0)] * messages)
 
 
 def test_where_all_together_let_too_much_wait_those_who_do_it_go() -> None:
@@ -633,7 +634,7 @@ def test_payloads_that_wait_of_all_clients_are_bounded_too(monkeypatch: pytest.M
 def test_what_waits_goes_with_its_connection() -> None:
     for end in (lambda world: world.lose(CLIENT), lambda world: world.hear(CLIENT, m.Goodbye("leaving"))):
         world = limited()
-        world.hear(CLIENT, *(m.Ping(k) for k in range(3 * turns.SHARE)))
+        world.hear(CLIENT, *(m.Kill("none", 0) for _ in range(3 * turns.SHARE)))
         end(world)
         world.said()
         assert len(world.machine._turns) == 0
@@ -647,8 +648,53 @@ def test_acknowledgements_never_wait() -> None:
     world.start("w1")
     world.hear("w1", result([0]))
     world.said()
-    world.hear(CLIENT, *(m.Ping(k) for k in range(2 * turns.SHARE)), m.OutcomeAck(1))
+    world.hear(CLIENT, *(m.Kill("none", 0) for _ in range(2 * turns.SHARE)), m.OutcomeAck(1))
+    assert len(world.machine._turns)
     assert not len(world.machine.state.clients["c1"].outbox)
+
+
+@pytest.mark.parametrize(
+    "chatter", [m.Ping, m.Pong, m.OutcomeAck, lambda k: m.OutcomeAck(1)], ids=["pings", "pongs", "acks", "one ack"]
+)
+def test_who_chatters_without_end_is_sent_away(chatter: Any) -> None:
+    world = limited()
+    for k in range(int(CHATTER_PER_S)):
+        world.hear(CLIENT, chatter(k))
+    assert [message for _, message in sends(world) if not isinstance(message, m.Pong)] == []
+    world.hear(CLIENT, chatter(0), chatter(1))
+    detail = (
+        "c1 says too much that is of no use; s1 takes 200 a second of one client: pings, answers to nothing and "
+        "acknowledgements of nothing together"
+    )
+    said = [e for e in world.said() if not isinstance(getattr(e, "message", None), m.Pong)]
+    assert said == [fx.Send(CLIENT, m.Refused("busy", detail)), fx.Close(CLIENT)]
+    assert (world.machine.state.counters["sent_away"], CLIENT in world.machine.state.peers) == (1, False)
+    world.hear("again", hello(m.CLIENT, "c1", key="k1"))
+    wait = "clients of this key were sent away by s1 for asking too much; wait 10.0 s"
+    assert world.said() == [fx.Send("again", m.Refused("busy", wait)), fx.Close("again")]
+    world.hear(OTHER, m.Ping(1))
+    assert sends(world) == [(OTHER, m.Pong(1))]
+
+
+def test_what_comes_late_and_all_at_once_is_no_chatter() -> None:
+    """A scheduler that stood still finds a ping of each second."""
+    world = limited()
+    for _ in range(3):
+        world.hear(CLIENT, *(m.Ping(k) for k in range(150)))
+        assert sends(world) == [(CLIENT, m.Pong(k)) for k in range(150)]
+        world.wait(1.0)
+
+
+def test_who_acknowledges_each_of_thousands_of_outcomes_is_no_chatterer() -> None:
+    world = limited(workers=1)
+    n = 3 * int(CHATTER_PER_S)
+    for k in range(1, n + 1):
+        world.hear(CLIENT, submit(1, job=f"j{k}"))
+        world.start("w1", job=f"j{k}")
+        world.hear("w1", result([0], seq=k, job=f"j{k}"))
+        world.hear(CLIENT, m.OutcomeAck(k))
+    assert world.machine.state.clients["c1"].outbox.next_seq == n + 1
+    assert CLIENT in world.machine.state.peers
 
 
 def test_subscriptions_of_one_client_are_few() -> None:

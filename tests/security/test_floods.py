@@ -44,25 +44,16 @@ def flooder(target: SchedulerRecord, given: Credentials) -> Iterator[Peer]:
         yield peer
 
 
-def test_pings_one_a_frame(flooder: Peer, honest: Honest) -> None:
-    done = honest.done
-    for k in range(FRAMES):
-        flooder.say(m.Ping(k))
-    last = m.Pong(0)
-    while last.n < FRAMES - 1:
-        last = flooder.wait(m.Pong)
-    assert honest.done > done
-
-
-def test_pings_thousands_a_frame(flooder: Peer, honest: Honest) -> None:
-    """More than may wait: sooner or later it is sent away, and told why."""
-    pings = [m.Ping(k) for k in range(limits.MESSAGES_MAX)]
-    for _ in range(200):
-        flooder.say(*pings)
-    honest.goes_on()
-    flooder.wait_end(60.0)
+@pytest.mark.parametrize("each", [1, limits.MESSAGES_MAX], ids=["one a frame", "thousands a frame"])
+@pytest.mark.parametrize("make", [m.Ping, m.Pong, m.OutcomeAck], ids=["pings", "pongs", "acknowledgements"])
+def test_chatter(flooder: Peer, honest: Honest, make: Callable[[int], m.AnyMessage], each: int) -> None:
+    """What is of no use to anybody: who says it without end is sent away, and told why."""
+    for start in range(0, FRAMES, each):
+        flooder.say(*(make(k) for k in range(start, start + each)))
+    flooder.wait_end()
     refusals = [message for message in flooder.heard if isinstance(message, m.Refused)]
     assert [refused.code for refused in refusals] == ["busy"]
+    assert "says too much that is of no use" in refusals[0].detail
     honest.goes_on()
 
 

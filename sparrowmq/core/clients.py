@@ -120,9 +120,7 @@ class Clients:
             if refusal is None:
                 return  # `saved` follows
         if refusal is not None:
-            self._reject(client, refusal)
-            if refusal.code == m.TOO_SOON:
-                self.haste.refused(now, client)
+            self._reject(now, client, refusal)
         if known is not None and (refusal is None or (known.client == client.id and known.keep is None)):
             # Its client waits for the later epoch, whoever takes that. (Of a durable one the store knows.)
             self._outcomes.abort(now, known, "its client has resubmitted it", kill=False)
@@ -135,10 +133,11 @@ class Clients:
     def _is_durable(self, submit: m.Submit) -> bool:
         return submit.spec.durable or (submit.detached and self._state.durable)
 
-    def _reject(self, client: Client | None, refusal: m.Rejected) -> None:
+    def _reject(self, now: float, client: Client | None, refusal: m.Rejected) -> None:
         self._state.count("rejected")
-        if client is not None:
+        if client is not None and client.peer is not None:
             self._state.send(client.peer, refusal)
+            self.haste.rejected(now, client, refusal)
 
     def saved(self, now: float, waiting: Waiting, error: str, epoch: int, outcomes: Sequence[m.Outcome]) -> None:
         """The store has a submission now, and ``outcomes`` of its earlier epochs, or says why not."""
@@ -147,7 +146,7 @@ class Clients:
         known = state.jobs.get(submit.job)
         if error:
             if error != FENCED:
-                self._reject(client, self._durable.refused(submit, error))
+                self._reject(now, client, self._durable.refused(submit, error))
             elif client is not None:
                 state.send(client.peer, m.Stale(submit.job, epoch))
             return
@@ -156,7 +155,7 @@ class Clients:
         refusal = self._draining(submit) or self._no_room(submit, waiting.size, known)
         if refusal is not None:
             self._durable.forget(submit)
-            self._reject(client, refusal)
+            self._reject(now, client, refusal)
             return
         if known is not None:
             self._outcomes.abort(now, known, "its client has resubmitted it", kill=False)

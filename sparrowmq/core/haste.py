@@ -23,6 +23,8 @@ from sparrowmq.protocol import messages as m
 REFUSALS: Final = 2.0  # for each job that one key may submit: beyond, a client that knows of its haste is heedless ...
 REFUSALS_PER_S: Final = 64.0  # ... and so many more, for the many clients that a key may have
 UNHEARD_MAX: Final = 20_000  # before it has answered: twice as many jobs as a client's settings let it have under way
+MOVED_MAX: Final = 1_000  # jobs of a key that may come from other schedulers before their time, as a debt ...
+REFUNDS_PER_S: Final = 2.0 * MOVED_MAX  # ... and each of them is tried again twice a second (`durable`) or less often
 WAIT_S_MIN, WAIT_S_MAX = 0.05, 60.0  # of what is told: several may be taken then, and not only the next
 
 
@@ -34,12 +36,17 @@ class Haste:
         self._state = state
         self._submits = Quota(rate_per_s)
         self._refusals = Quota(REFUSALS * rate_per_s + REFUSALS_PER_S)  # of each client that knows
+        self._refunds = Quota(REFUNDS_PER_S)
 
     def refusal(self, now: float, client: Client, submit: m.Submit) -> m.Rejected | None:
-        """Return why this comes too soon, or None; what is refused for other reasons later on counts, too."""
+        """Return why this comes too soon, or None; what is refused for other reasons later on counts, too.
+
+        A later epoch is taken at once, and paid for by what comes after it: workers do not keep for ever what they have
+        run for a scheduler that is gone, and what may run once only would be lost.
+        """
         submits, name = self._submits, self._state.id
         wait_s = submits.wait_s(now, client.key)
-        if not wait_s:
+        if not wait_s or (submit.epoch and submits.debt(now, client.key) < MOVED_MAX):
             submits.take(now, client.key)
             if client.knows:
                 client.earned = min(client.earned + 1, UNHEARD_MAX)
@@ -50,8 +57,16 @@ class Haste:
         self._state.count("submits_too_soon")
         return m.Rejected(submit.job, submit.epoch, m.TOO_SOON, detail, min(max(wait_s, WAIT_S_MIN), WAIT_S_MAX))
 
-    def refused(self, now: float, client: Client) -> None:
-        """The refusal was sent: have the client say that it has it, or count it."""
+    def rejected(self, now: float, client: Client, refusal: m.Rejected) -> None:
+        """A submission was refused, for whatever reason. A later epoch that is to come again is not paid for twice."""
+        if refusal.code == m.TOO_SOON:
+            self._refused(now, client)
+        elif refusal.epoch and refusal.retry_after_s and not self._refunds.wait_s(now, client.key):
+            self._refunds.take(now, client.key)
+            self._submits.take(now, client.key, -1.0)
+
+    def _refused(self, now: float, client: Client) -> None:
+        """Have the client say that it has the refusal, or count it."""
         if not client.warned:
             client.warned = self._state.ask(client.peer)
         elif not client.knows:

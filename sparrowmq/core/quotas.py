@@ -39,7 +39,7 @@ class Quota:
         return len(self._buckets)
 
     def take(self, now: float, key: str, count: float = 1.0) -> None:
-        """Use up ``count``, whatever is left: what is not there is a debt."""
+        """Use up ``count``, whatever is left: what is not there is a debt. Less than nothing gives it back."""
         if self.rate_per_s:
             self._bucket(now, key).left -= count
 
@@ -49,6 +49,10 @@ class Quota:
             return 0.0
         left = self._bucket(now, key).left
         return 0.0 if left >= _ONE else (1.0 - left) / self.rate_per_s
+
+    def debt(self, now: float, key: str) -> float:
+        """Return how much more this key has used than it had."""
+        return max(0.0, -self._bucket(now, key).left) if self.rate_per_s and key in self._buckets else 0.0
 
     def _bucket(self, now: float, key: str) -> _Bucket:
         bucket = self._buckets.get(key)

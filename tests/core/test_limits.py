@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
@@ -19,6 +20,7 @@ from tests.support.scheduler import CLIENT, SPEC, World, hello, result, submit
 from tests.support.sim import cluster, succeeded
 
 OTHER = "other client's connection"
+DURABLE = msgspec.structs.replace(SPEC, durable=True)
 
 
 def limited(workers: int = 0, **bounds: Any) -> World:
@@ -189,12 +191,73 @@ def test_the_same_job_again_costs_nothing() -> None:
     assert sends(world) == [(CLIENT, m.Accepted("a", 0, 0))] * 3
 
 
-def test_a_later_epoch_costs_as_much_as_a_job() -> None:
+def test_a_later_epoch_is_taken_at_once_and_costs_as_much_as_a_job() -> None:
+    """Its scheduler is gone: workers will not keep for long what they have run of it."""
     world = limited(submits_per_s=1.0)
-    world.hear(CLIENT, submit(1, job="a"), submit(1, job="a", epoch=1))
-    accepted, rejected = (message for _, message in sends(world))
-    assert (type(accepted), type(rejected)) == (m.Accepted, m.Rejected)
-    assert world.job("a").epoch == 0
+    world.hear(CLIENT, submit(1, job="a"), submit(1, job="a", epoch=1), submit(1, job="b", epoch=3), submit(1, job="c"))
+    assert sends(world) == [
+        (CLIENT, m.Accepted("a", 0, 0)),
+        (CLIENT, m.Accepted("a", 1, 0)),
+        (CLIENT, m.Accepted("b", 3, 0)),
+        (CLIENT, too_soon("c", 3.0, "1")),
+    ]
+
+
+def test_what_may_run_once_only_is_not_lost_because_its_client_is_paced() -> None:
+    """What workers have run for the dead scheduler is fetched before they forget it."""
+    bounds = limits.SchedulerLimits(submits_per_s=5.0)
+    world = cluster(workers=10, slots=4, schedulers=2, scheduler=SchedulerSettings(limits=bounds))
+    jobs = [world.submit([5.0], at_most_once=True) for _ in range(100)]
+    world.run(12.0)
+    home = world.client("client-1")._home
+    assert home is not None
+    world.crash(home.scheduler)
+    world.finish()
+    assert all(succeeded(world, job) for job in jobs)
+
+
+def test_what_later_epochs_owe_is_bounded() -> None:
+    """Each has all workers asked what they have of it."""
+    world = limited(submits_per_s=1.0)
+    for epoch in range(haste.MOVED_MAX + 3):
+        world.hear(CLIENT, submit(1, job="a", epoch=epoch))
+        said = sends(world)
+    assert world.job("a").epoch == haste.MOVED_MAX
+    assert said == [(CLIENT, m.Rejected("a", haste.MOVED_MAX + 2, m.TOO_SOON, too_soon("a", 0, "1").detail, 60.0))]
+
+
+def test_a_later_epoch_that_is_to_come_again_is_paid_for_once() -> None:
+    """While Redis does not answer each is tried twice a second: its key would owe a thousand jobs for one."""
+    world = World(workers=1, durable=True, limits=limits.SchedulerLimits(submits_per_s=1.0))
+    world.said()
+    again = submit(1, job="a", epoch=1, spec=DURABLE)
+    for token in range(1, 100):
+        world.hear(CLIENT, again)
+        assert world.said() == [fx.SaveJob(token, "c1", again, 1, world.now)]
+        world.machine.saved(world.now, token, "no answer")
+        assert sends(world) == [(CLIENT, m.Rejected("a", 1, "store_unavailable", "no answer", 0.5))]
+    world.hear(CLIENT, submit(1, job="b"), submit(1, job="c"))
+    assert [message for peer, message in sends(world) if peer == CLIENT] == [
+        m.Accepted("b", 0, 1),
+        too_soon("c", 1.0, "1"),
+    ]
+
+
+def test_what_was_given_back_does_not_let_a_flood_in() -> None:
+    """Of later epochs while Redis does not answer: these are counted, too, but for as many as an honest key has."""
+    world = World(workers=1, durable=True, limits=limits.SchedulerLimits(submits_per_s=1.0))
+    world.said()
+    refused = 0
+    for token in range(1, 10_000):
+        world.hear(CLIENT, submit(1, job="a", epoch=1, spec=DURABLE))
+        said = world.said()
+        if not any(isinstance(effect, fx.SaveJob) for effect in said):
+            assert said[0] == fx.Send(CLIENT, m.Rejected("a", 1, m.TOO_SOON, too_soon("a", 0, "1").detail, 60.0))
+            break
+        world.machine.saved(world.now, token, "no answer")
+        world.said()
+        refused += 1
+    assert refused == haste.REFUNDS_PER_S + haste.MOVED_MAX + 1
 
 
 def test_a_job_with_too_many_tasks_names_both_numbers() -> None:

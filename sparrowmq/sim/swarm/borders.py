@@ -11,6 +11,7 @@ from typing import Final
 
 from sparrowmq import ids
 from sparrowmq.core import effects as fx
+from sparrowmq.core.haste import MOVED_MAX
 from sparrowmq.core.peers import Client
 from sparrowmq.core.scheduler import Scheduler
 from sparrowmq.placement import POLICIES
@@ -81,16 +82,17 @@ class _Rates:
         self._began = now
         self._submits: dict[str, _Bucket] = {}
         self._probes: dict[str, _Bucket] = {}
-        self._counted: set[tuple[str, int]] = set()  # submissions, by job and epoch
+        self._counted: set[tuple[str, int]] = set()  # submissions, by job and epoch, that were not given back
         self._payers: dict[str, tuple[str, bool]] = {}  # job -> whose limits it goes by, and whether it asks for loads
 
     def step(self, now: float, effects: Sequence[fx.AnyEffect]) -> None:
         state = self._scheduler.state
         limits = state.settings.limits
         if limits.submits_per_s:
-            for key in self._taken(effects):
-                left = self._take(self._submits, limits.submits_per_s, key, now, 1.0)
-                assert left >= -_SLACK, f"{state.id} takes more than {limits.submits_per_s:g} jobs a second of {key}"
+            for key, epoch, count in self._taken(effects):
+                left = self._take(self._submits, limits.submits_per_s, key, now, count)
+                least = -MOVED_MAX - 1 if epoch or count < 0 else 0
+                assert left >= least - _SLACK, f"{state.id} takes more than {limits.submits_per_s:g} jobs/s of {key}"
         if limits.probes_per_s:
             self._check_probes(now, effects, limits.probes_per_s)
 
@@ -101,19 +103,26 @@ class _Rates:
         bucket.take(now, count)
         return bucket.left
 
-    def _taken(self, effects: Sequence[fx.AnyEffect]) -> Iterator[str]:
-        """Yield the key of each submission that is taken, once."""
+    def _taken(self, effects: Sequence[fx.AnyEffect]) -> Iterator[tuple[str, int, float]]:
+        """Yield key and epoch of each submission that is taken, once, with 1; with -1 where it is given back."""
         state = self._scheduler.state
         for effect in effects:
             if isinstance(effect, fx.SaveJob) and not effect.patient:
-                yield state.clients[effect.client].key
-            elif isinstance(effect, fx.Send) and isinstance(effect.message, m.Accepted):
-                key, client = (effect.message.job, effect.message.epoch), state.peers.get(effect.peer)
-                job = state.job(effect.message.job)
-                kept = job is not None and job.keep is not None  # counted when it was written, or it was taken over
-                if key not in self._counted and isinstance(client, Client) and not kept:
-                    self._counted.add(key)
-                    yield client.key
+                self._counted.add((effect.submit.job, effect.submit.epoch))
+                yield state.clients[effect.client].key, effect.submit.epoch, 1.0
+                continue
+            message = effect.message if isinstance(effect, fx.Send) else None
+            client = state.peers.get(effect.peer) if isinstance(effect, fx.Send) else None
+            if not isinstance(message, m.Accepted | m.Rejected) or not isinstance(client, Client):
+                continue
+            which, job = (message.job, message.epoch), state.job(message.job)
+            if isinstance(message, m.Rejected):
+                if message.epoch and message.retry_after_s and which in self._counted:
+                    self._counted.discard(which)
+                    yield client.key, message.epoch, -1.0
+            elif which not in self._counted and (job is None or job.keep is None):  # it was not taken over
+                self._counted.add(which)
+                yield client.key, message.epoch, 1.0
 
     def _check_probes(self, now: float, effects: Sequence[fx.AnyEffect], rate_per_s: float) -> None:
         """Where a key has used up what it may have sent, nothing is sent for one more of its jobs.

@@ -45,7 +45,7 @@ def sends_away_who_has_not_heard_yet_of_its_haste() -> Iterator[None]:
         client.knows = knew
         return why
 
-    with replace(Haste, "refused", refused), replace(Haste, "heedless", heedless):
+    with replace(Haste, "_refused", refused), replace(Haste, "heedless", heedless):
         yield
 
 

@@ -4,7 +4,7 @@ Owns: that count, and when which connection is looked at. Must not know: routing
 
 ZeroMQ hands over whole messages only: it keeps the frames of one whose last frame has not come, and its limit is one
 for each frame. Who never sends a last frame would take all memory. From above nothing of it shows; from below it does:
-the kernel counts what a TCP connection has brought (TCP_INFO, Linux 4.1). That less the messages that were taken is
+the kernel counts what a TCP connection has brought (kernel.py). That less the messages that were taken is
 what ZeroMQ holds of it. It is too much when it exceeds the largest message (of a stranger: the largest hello) and no
 message has come of it although everything that could be read was.
 
@@ -20,17 +20,13 @@ may cost 32 times as much. With keys each frame has 33 bytes and more around it,
 
 from __future__ import annotations
 
-import array
-import fcntl
 import itertools
 import random
-import socket
-import sys
-import termios
 from collections.abc import Callable
 from typing import Final
 
 from sparrowmq import limits
+from sparrowmq.transport.kernel import bytes_received, bytes_unread
 
 LOOK_EVERY_S: Final = 0.1
 LOOK_AGAIN_S: Final = 0.02  # while somebody holds too much, messages or not
@@ -46,7 +42,6 @@ _FRAME_EXTRA_BYTES: Final = 64  # around a frame at most: 9 by ZMTP, with CURVE 
 _COMMANDS_BYTES: Final = 64  # between two looks: heartbeats and their answers, which are no messages
 _ALL_IN_LOOKS: Final = 10  # after so many, each connection was looked at ...
 _LOOKS_MIN, _LOOKS_MAX = 100, 500  # ... where it takes neither fewer nor more at one time, at 4 us each
-_PEEK_BYTES: Final = 136  # of the kernel's struct tcp_info; bytes_received is its 64-bit field at 128
 
 
 class Flow:
@@ -189,28 +184,3 @@ class Unfinished:
         """Whether a complete message would have been read since then: each connection's turn comes in each round."""
         rounds, messages = since
         return self.rounds > rounds or self._messages - messages > 2 * len(self._flows) + _LOOKS_MAX
-
-
-def bytes_received(descriptor: int) -> int | None:
-    """Return what a TCP connection has brought so far; None for what is none, or is closed."""
-    try:
-        connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=descriptor)
-    except OSError:
-        return None
-    try:
-        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _PEEK_BYTES)
-    except OSError:
-        return None
-    finally:
-        connection.detach()  # it is ZeroMQ's
-    return int.from_bytes(info[128:136], sys.byteorder) if len(info) == _PEEK_BYTES else None
-
-
-def bytes_unread(descriptor: int) -> int:
-    """Return how much of that lies in the kernel still."""
-    count = array.array("i", [0])
-    try:
-        fcntl.ioctl(descriptor, termios.FIONREAD, count)
-    except OSError:
-        return 0
-    return count[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -220,27 +219,6 @@ def test_a_batch_is_cut_to_what_one_message_may_hold_and_says_the_same() -> None
 
 
 # The count.
-
-
-def test_what_came_is_counted_by_the_kernel_and_nothing_else_is() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as there:
-        here, _ = server.accept()
-        with here:
-            there.sendall(bytes(1000))
-            while unfinished.bytes_unread(here.fileno()) < 1000:
-                time.sleep(0.001)
-            here.recv(400)
-            assert unfinished.bytes_received(here.fileno()) == 1000
-            assert unfinished.bytes_unread(here.fileno()) == 600
-            closed = here.fileno()
-        assert unfinished.bytes_received(closed) is None
-    left, right = socket.socketpair()
-    assert unfinished.bytes_received(left.fileno()) is None, "a Unix socket has no such count"
-    left.close()
-    right.close()
-    with open("/dev/null", "rb") as file:
-        assert unfinished.bytes_received(file.fileno()) is None
-        assert unfinished.bytes_unread(file.fileno()) == 0
 
 
 class Kernel:

@@ -28,10 +28,11 @@ from sparrowmq.client.link import Question, Sink, Told
 from sparrowmq.client.options import PYTHON_VERSION
 from sparrowmq.client.source import Addresses, Dead, Source
 from sparrowmq.core import effects as fx
+from sparrowmq.core.carried import Carried
 from sparrowmq.core.session import Session
 from sparrowmq.errors import ProtocolError, Refused, Rejected, Unavailable, UsageError
 from sparrowmq.protocol import messages as m
-from sparrowmq.runtime.driver import Driver
+from sparrowmq.runtime.driver import Driver, looking
 from sparrowmq.runtime.loop import Loop
 from sparrowmq.security.keyring import load_credentials
 from sparrowmq.settings import ClientSettings
@@ -90,6 +91,7 @@ class Connection:
             {
                 fx.Connect: self._connect,
                 fx.Close: self._disconnect,
+                fx.Look: looking(self._loop, self._session, self._carried),
                 fx.Deliver: self._deliver,
                 fx.JobAccepted: self._job_accepted,
                 fx.JobEnded: self._job_ended,
@@ -344,6 +346,10 @@ class Connection:
         dealer = self._dealers.pop(effect.peer, None)
         if dealer is not None:
             dealer.close()
+
+    def _carried(self, peer: fx.Peer) -> Carried | None:
+        dealer = self._dealers.get(peer)
+        return None if dealer is None else dealer.carried()
 
     def _deliver(self, effect: fx.Deliver) -> None:
         sink = self._sinks.get(effect.job)

@@ -10,7 +10,8 @@ from typing import Any, Final
 import msgspec
 
 from sparrowmq import limits
-from sparrowmq.core.effects import AnyEffect, Close, Connect, Log, Send
+from sparrowmq.core.carried import Carried, near_s
+from sparrowmq.core.effects import AnyEffect, Close, Connect, Log, Look, Send
 from sparrowmq.core.links import Link, Request
 from sparrowmq.core.queue import Entry
 from sparrowmq.core.timers import Timers
@@ -73,6 +74,12 @@ class Connections:
         """The scheduler does not want this worker."""
         self._log("error", "refused by scheduler", scheduler=link.scheduler, code=message.code, detail=message.detail)
         self._drop(now, link, REFUSED_RETRY_S)
+
+    def carried(self, now: float, peer: int, carried: Carried) -> None:
+        """The answer to a `Look`."""
+        link = self.peers.get(peer)
+        if link is not None:
+            link.traffic.look(now, link.heard_at, carried)
 
     def lost(self, now: float, peer: int) -> None:
         """The connection is gone: what was asked over it is queued again, and it is tried anew."""
@@ -198,9 +205,13 @@ class Connections:
 
     def due_silence(self, now: float) -> None:
         """A scheduler pings its workers; one that says nothing for long is as good as disconnected."""
-        for link in list(self.links.values()):
-            if link.peer and now - link.heard_at > self._settings.silent_after_s:
+        silent_after_s = self._settings.silent_after_s
+        look_after_s = near_s(self._settings.ping_interval_s, silent_after_s)
+        for link in [link for link in self.links.values() if link.peer]:
+            if link.traffic.silent_s(now, link.heard_at) > silent_after_s:
                 self.drop(now, link)
+            elif now - link.heard_at > look_after_s:
+                self._effects.append(Look(link.peer))
         self._watching = bool(self.links)
         if self._watching:
             self._timers.add(now + self._settings.ping_interval_s, ("silence",))

@@ -41,6 +41,12 @@ class Close(Effect, frozen=True):
     peer: Peer
 
 
+class Look(Effect, frozen=True):
+    """See what the connection to ``peer`` has carried, and tell by `carried`; do nothing where that cannot be known."""
+
+    peer: Peer
+
+
 class Log(Effect, frozen=True):
     """Something an operator wants to read. ``fields`` are short texts and numbers, never payloads."""
 
@@ -208,7 +214,7 @@ class Linked(Effect, frozen=True):
 
 
 AnyEffect = (
-    Send | Connect | Close | Log | Exit | Deposit | SaveJob | SaveOutcomes | ForgetJob | Condemn | SpawnSlot
+    Send | Connect | Close | Look | Log | Exit | Deposit | SaveJob | SaveOutcomes | ForgetJob | Condemn | SpawnSlot
     | StartTasks | ReclaimSlot | InterruptSlot | KillSlot | JobAccepted | JobEnded | Deliver | Recalled | Answer
     | Linked
 )  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from sparrowmq.core.carried import Traffic
 from sparrowmq.core.outbox import Outbox
 from sparrowmq.protocol import messages as m
 
@@ -44,6 +45,7 @@ class Link:
     silent: bool = False  # a request went unanswered
     waiting: bool = False  # a deadline for answers is set
     heard_at: float = 0.0
+    traffic: Traffic = field(default_factory=Traffic)
     down_since: float = 0.0
     failures: int = 0
     received: int = 0  # reservations and pushed tasks, ever

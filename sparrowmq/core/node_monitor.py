@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from sparrowmq import limits
+from sparrowmq.core.carried import Carried
 from sparrowmq.core.connections import Connections
 from sparrowmq.core.effects import AnyEffect, Deposit, Exit, Log
 from sparrowmq.core.links import Link, Request
@@ -93,6 +94,11 @@ class NodeMonitor:
             self.connections.speaks(link)
         if link.welcomed or kind is m.Welcome or kind is m.Refused:
             handler(self, now, link, message)
+
+    def carried(self, now: float, peer: int, carried: Carried) -> None:
+        """The answer to a `Look`."""
+        self._now = now
+        self.connections.carried(now, peer, carried)
 
     def lost(self, now: float, peer: int) -> None:
         """The connection is gone: what was asked over it is queued again, and it is tried anew."""

@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from sparrowmq import ids
+from sparrowmq.core.carried import Traffic
 from sparrowmq.core.effects import Peer
 from sparrowmq.core.outbox import Outbox
 from sparrowmq.protocol import messages as m
@@ -35,6 +36,7 @@ class Worker:
     rtt_s: float = 0.0
     pinged_at: float = 0.0
     connection: int = 0  # the latest that has said hello
+    traffic: Traffic = field(default_factory=Traffic)
     unclaimed: list[tuple[str, int]] = field(default_factory=list)  # (job, epoch) that it has and nobody here knows
 
     @property

@@ -17,11 +17,12 @@ from typing import Any, Final, cast
 
 from sparrowmq import limits
 from sparrowmq.core import report
+from sparrowmq.core.carried import Carried, near_s
 from sparrowmq.core.chatter import Chatter
 from sparrowmq.core.claims import Claims
 from sparrowmq.core.clients import Clients, whose
 from sparrowmq.core.durable import Durable
-from sparrowmq.core.effects import AnyEffect, Close, Deposit, Exit, Peer
+from sparrowmq.core.effects import AnyEffect, Close, Deposit, Exit, Look, Peer
 from sparrowmq.core.hedging import Hedging
 from sparrowmq.core.keeping import Orphan
 from sparrowmq.core.outcomes import Outcomes
@@ -220,6 +221,12 @@ class Scheduler:
             sender.peer = None
             sender.gone_at = now
             state.timers.add(now + state.settings.client_lease_s, ("lease", sender.id, now))
+
+    def carried(self, now: float, peer: Peer, carried: Carried) -> None:
+        """The answer to a `Look`."""
+        worker = self.state.peers.get(peer)
+        if type(worker) is Worker:
+            worker.traffic.look(now, worker.heard_at, carried)
 
     def refuse(self, now: float, peer: Peer, code: str, detail: str) -> None:
         """The driver got something from this peer that is no message: end the connection, by name."""
@@ -425,14 +432,17 @@ class Scheduler:
     def _due_pings(self, now: float) -> None:
         """Ask every worker whether it is there; one whose loop is silent is as good as disconnected."""
         settings = self.state.settings
+        look_after_s = near_s(settings.ping_interval_s, settings.silent_after_s)
         for worker in list(self.state.workers.values()):
             if worker.peer is None:
                 continue
-            if now - worker.heard_at > settings.silent_after_s:
+            if worker.traffic.silent_s(now, worker.heard_at) > settings.silent_after_s:
                 silent = worker.peer
                 self.lost(now, silent)
                 self.state.effects.append(Close(silent))
             else:
+                if now - worker.heard_at > look_after_s:
+                    self.state.effects.append(Look(worker.peer))
                 worker.pinged_at = now
                 self.state.send(worker.peer, m.Ping(int(now * 1e3)))
         self._pinging = bool(self.state.workers)

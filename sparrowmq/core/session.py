@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
 
 from sparrowmq import limits
+from sparrowmq.core.carried import Carried, Traffic, near_s
 from sparrowmq.core.client_jobs import ClientJobs
-from sparrowmq.core.effects import Answer, AnyEffect, Close, Connect, Linked, Log, Send
+from sparrowmq.core.effects import Answer, AnyEffect, Close, Connect, Linked, Log, Look, Send
 from sparrowmq.core.timers import Timers
 from sparrowmq.protocol import messages as m
 from sparrowmq.settings import ClientSettings
@@ -40,6 +41,7 @@ class _Link:
     heard_at: float
     incarnation: int = 0
     draining: bool = False
+    traffic: Traffic = field(default_factory=Traffic)
 
 
 class Session:
@@ -171,6 +173,12 @@ class Session:
         handler = self._handlers.get(type(message))
         if handler is not None and (link.incarnation or isinstance(message, m.Welcome | m.Refused)):
             handler(now, link, message)
+
+    def carried(self, now: float, peer: int, carried: Carried) -> None:
+        """The answer to a `Look`."""
+        link = self._links.get(peer)
+        if link is not None:
+            link.traffic.look(now, link.heard_at, carried)
 
     def lost(self, now: float, peer: int) -> None:
         """The connection is gone: its jobs move."""
@@ -330,14 +338,17 @@ class Session:
         link = self._links.get(peer)
         if link is None:
             return
-        if now - link.heard_at > self._settings.silent_after_s:
+        settings = self._settings
+        if link.traffic.silent_s(now, link.heard_at) > settings.silent_after_s:
             self._effects.append(Close(peer))
             self._leave_link(now, link)
             return
+        if now - link.heard_at > near_s(settings.ping_interval_s, settings.silent_after_s):
+            self._effects.append(Look(peer))
         if link.incarnation:
             self._last_ping += 1
             self._send(peer, m.Ping(self._last_ping))
-        self._timers.add(now + self._settings.ping_interval_s, ("ping", peer))
+        self._timers.add(now + settings.ping_interval_s, ("ping", peer))
 
     def _due_condemned(self, now: float, peer: int, since: float) -> None:
         """A scheduler that was declared dead: has it said anything since?"""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from sparrowmq.core import effects as fx
+from sparrowmq.core.carried import Carried
 from sparrowmq.protocol import messages as m
 from sparrowmq.runtime.loop import Loop
 
@@ -42,6 +43,24 @@ class Machine(Protocol):
 
     def take_effects(self) -> list[fx.AnyEffect]:
         """What is to be done."""
+
+
+class Watchful(Protocol):
+    """A machine that wants to know what its connections carry."""
+
+    def carried(self, now: float, peer: Any, carried: Carried) -> None:
+        """The answer to a `Look`."""
+
+
+def looking(loop: Loop, machine: Watchful, see: Callable[[Any], Carried | None]) -> Callable[[fx.Look], None]:
+    """Return what carries out a `Look`: ``see(peer)`` returns what the connection has carried, None if unknown."""
+
+    def look(effect: fx.Look) -> None:
+        carried = see(effect.peer)
+        if carried is not None:
+            machine.carried(loop.now(), effect.peer, carried)
+
+    return look
 
 
 class LogLimit:

@@ -15,6 +15,7 @@ from typing import Any
 
 from sparrowmq import ids
 from sparrowmq.core import effects as fx
+from sparrowmq.core.carried import Carried
 from sparrowmq.limits import AssistantLimits
 from sparrowmq.protocol import messages as m
 from sparrowmq.runtime import health, logs
@@ -151,6 +152,11 @@ class Links:
         dealer = self._dealers.get(peer)
         if dealer is not None:
             dealer.send(batch)
+
+    def carried(self, peer: Any) -> Carried | None:
+        """Return what a connection has carried; None where that cannot be known."""
+        dealer = self._dealers.get(peer)
+        return None if dealer is None else dealer.carried()
 
     def close_all(self) -> None:
         """End all connections."""

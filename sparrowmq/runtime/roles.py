@@ -27,7 +27,7 @@ from sparrowmq.executor.pool import SlotPool
 from sparrowmq.executor.zygote import Zygote
 from sparrowmq.protocol import messages as m
 from sparrowmq.runtime import logs, memory
-from sparrowmq.runtime.driver import Driver
+from sparrowmq.runtime.driver import Driver, looking
 from sparrowmq.runtime.gates import Gates
 from sparrowmq.runtime.loop import Loop
 from sparrowmq.runtime.process import Links, Role
@@ -73,6 +73,7 @@ def run_scheduler(
         lambda peer, batch: routers[peer[0]].send(peer, batch),
         {
             fx.Close: lambda effect: routers[effect.peer[0]].forget(effect.peer),
+            fx.Look: looking(role.loop, machine, lambda peer: routers[peer[0]].carried(peer)),
             fx.Deposit: role.deposits(store, settings.beat_interval_s),
             **({} if keeper is None else dict.fromkeys((fx.SaveJob, fx.SaveOutcomes, fx.ForgetJob), keeper.write)),
         },
@@ -184,6 +185,7 @@ def run_worker(
         {
             fx.Connect: links.connect,
             fx.Close: links.close,
+            fx.Look: looking(role.loop, machine, links.carried),
             fx.SpawnSlot: lambda effect: pool.spawn(effect.slot),
             fx.StartTasks: pool.start,
             fx.ReclaimSlot: lambda effect: pool.reclaim(effect.slot),

@@ -207,6 +207,8 @@ class Node:
                 end = self.connections.get(effect.peer)
                 if end is not None:
                     self.cluster.network.close(end)
+            case fx.Look():
+                pass  # here messages come whole, or not at all
             case fx.SaveJob() | fx.SaveOutcomes() | fx.ForgetJob():
                 if self.keeper is not None:
                     self.keeper.write(effect)

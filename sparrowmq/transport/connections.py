@@ -24,7 +24,9 @@ from typing import Any, Final
 
 import zmq
 
+from sparrowmq.core.carried import Carried
 from sparrowmq.runtime.loop import Loop, Timer
+from sparrowmq.transport import kernel
 from sparrowmq.transport.link import LinkOptions, Monitor
 from sparrowmq.transport.strangers import Strangers
 from sparrowmq.transport.unfinished import LOOK_AGAIN_S, LOOK_EVERY_S, Flow, Unfinished
@@ -149,6 +151,11 @@ class Connections:
             del self._owners[descriptor]
 
     # What they bring.
+
+    def carried(self, rid: bytes) -> Carried | None:
+        """Return what the connection that is tied to ``rid`` has carried; None where that cannot be known."""
+        descriptor = self._descriptors.get(rid)
+        return None if descriptor is None else kernel.carried(descriptor)
 
     def took(self, rid: bytes, size: int, frames: int) -> None:
         """A message of ``size`` bytes in so many frames was taken, or dropped, of what ``rid`` sent."""

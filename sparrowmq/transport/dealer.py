@@ -19,11 +19,12 @@ from typing import Any, cast
 
 import zmq
 
+from sparrowmq.core.carried import Carried
 from sparrowmq.errors import ProtocolError
 from sparrowmq.protocol import codec, messages as m
 from sparrowmq.runtime.loop import Loop
 from sparrowmq.security.credentials import Credentials, fingerprint
-from sparrowmq.transport import curve
+from sparrowmq.transport import curve, kernel
 from sparrowmq.transport.link import (
     STRIKES_MAX,
     LinkOptions,
@@ -40,6 +41,7 @@ _FAILED_PROTOCOL = int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
 _FAILED_AUTH = int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
 _FAILURES = _FAILED | _FAILED_PROTOCOL | _FAILED_AUTH
 _OTHER_MECHANISM = int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH)
+_OPENED = int(zmq.EVENT_CONNECTED)  # and the handshake begins; its value is the descriptor
 _CONNECTED = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
 _CLOSED = int(zmq.EVENT_CLOSED)  # the connect itself failed
 _DISCONNECTED = int(zmq.EVENT_DISCONNECTED)
@@ -83,6 +85,7 @@ class Dealer:
         self._strikes = 0
         self._closed = False
         self._ending = False
+        self._descriptor = -1
         self._credentials = credentials
         self._unproven = credentials  # None from the first batch on
         self._unsent: list[Sequence[m.AnyMessage]] | None = []  # None once there is something to send to
@@ -93,7 +96,7 @@ class Dealer:
         self._reader = Reader(loop, self._socket, self._take, copy=False)
         self._socket.set(zmq.RECONNECT_IVL, _NEVER_MS)
         self._socket.set(zmq.CONNECT_TIMEOUT, round(options.connect_timeout_s * 1000))
-        self._monitor = Monitor(context, self._socket, _CONNECTED | _CLOSED | _DISCONNECTED | _FAILURES)
+        self._monitor = Monitor(context, self._socket, _OPENED | _CONNECTED | _CLOSED | _DISCONNECTED | _FAILURES)
         loop.add_socket(self._socket, self._on_readable)
         loop.add_socket(self._monitor.socket, self._on_event)
         patience_s = options.connect_timeout_s + options.handshake_timeout_s
@@ -135,6 +138,11 @@ class Dealer:
         proof = m.Proof(credentials.role, hello.id, credentials.proof(hello.id))
         return self._encoder.encode([proof, hello]) + (cut(self._encoder, rest) if rest else [])
 
+    def carried(self) -> Carried | None:
+        """Return what the connection has carried; None where that cannot be known: it is over, or not of TCP."""
+        over = self._closed or self._ending or self._descriptor < 0
+        return None if over else kernel.carried(self._descriptor)
+
     def close(self) -> None:
         """End the connection after what was sent has left (up to ``linger_s``); nothing is reported any more."""
         if self._closed:
@@ -175,7 +183,9 @@ class Dealer:
 
     def _on_event(self) -> None:
         for event, value in self._monitor.drain():
-            if event == _CONNECTED:
+            if event == _OPENED:
+                self._descriptor = value
+            elif event == _CONNECTED:
                 self.connected = True
                 self._deadline.cancel()
             elif event == _CLOSED:

@@ -17,6 +17,7 @@ import msgspec
 import zmq
 
 from sparrowmq import limits
+from sparrowmq.core.carried import Carried
 from sparrowmq.errors import ConfigError, ProtocolError
 from sparrowmq.protocol import codec, messages as m
 from sparrowmq.runtime.loop import Loop
@@ -152,6 +153,10 @@ class Router:
         if rid in self._losing:
             self._loop.post(self._pump)
         self._loop.recheck(self._socket)
+
+    def carried(self, peer: Peer) -> Carried | None:
+        """Return what the peer's connection has carried; None where that cannot be known: it is over, or not of TCP."""
+        return self.connections.carried(peer[1])
 
     def forget(self, peer: Peer) -> None:
         """Ignore everything from ``peer`` from now on, its loss too; the connection ends soon afterwards."""

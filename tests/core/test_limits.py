@@ -34,7 +34,7 @@ def limited(workers: int = 0, **bounds: Any) -> World:
 
 def sends(world: World) -> list[tuple[Any, m.AnyMessage]]:
     """All that it wants done, which is to send; without the questions whether workers are there."""
-    effects = world.said()
+    effects = [effect for effect in world.said() if not isinstance(effect, fx.Look)]
     assert all(isinstance(effect, fx.Send) for effect in effects)
     return [(e.peer, e.message) for e in effects if isinstance(e, fx.Send) and not isinstance(e.message, m.Ping)]
 

@@ -53,7 +53,7 @@ class World:
     def said(self) -> list[fx.AnyEffect]:
         effects = self.machine.take_effects()
         invariants.check(self.machine, effects)
-        return [effect for effect in effects if not isinstance(effect, fx.Log)]
+        return [effect for effect in effects if not isinstance(effect, fx.Log | fx.Look)]
 
     def sent(self) -> list[m.AnyMessage]:
         return [effect.message for effect in self.said() if isinstance(effect, fx.Send)]

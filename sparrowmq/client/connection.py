@@ -38,6 +38,7 @@ from sparrowmq.security.keyring import load_credentials
 from sparrowmq.settings import ClientSettings
 from sparrowmq.transport.context import new_context
 from sparrowmq.transport.dealer import Dealer
+from sparrowmq.transport.link import UNHURRIED
 
 _CLOSE_TIMEOUT_S: Final = 5.0
 _KEYS_HINT: Final = "are these the cluster's keys? `sparrowmq keys list` shows fingerprints; security.keys says which"
@@ -326,6 +327,7 @@ class Connection:
             on_batch=on_batch,
             on_lost=on_lost,
             on_bad=on_bad,
+            options=UNHURRIED,
             credentials=self.credentials,
         )
 

@@ -27,6 +27,7 @@ from sparrowmq.store.beats import Beats
 from sparrowmq.store.registry import Record, SchedulerRecord, StoreThread
 from sparrowmq.transport.context import new_context
 from sparrowmq.transport.dealer import Dealer
+from sparrowmq.transport.link import LinkOptions
 
 
 class Role:
@@ -105,8 +106,9 @@ class Role:
 class Links:
     """The connections that a machine asks for, by peer. `drive` comes before the first."""
 
-    def __init__(self, role: Role, credentials: Credentials | None = None) -> None:
+    def __init__(self, role: Role, credentials: Credentials | None = None, options: LinkOptions | None = None) -> None:
         self._role = role
+        self._options = options
         self._credentials = credentials
         self._dealers: dict[Any, Dealer] = {}
         self._driver: Driver | None = None
@@ -138,6 +140,7 @@ class Links:
             on_batch=on_batch,
             on_lost=lost,
             on_bad=lambda error: driver.log("warning", "not a message", {"code": error.code, "detail": str(error)}),
+            options=self._options,
             credentials=self._credentials,
         )
 

@@ -36,7 +36,7 @@ from sparrowmq.settings import LogSettings, SchedulerSettings, StoreSettings, Wo
 from sparrowmq.store.connection import authenticated
 from sparrowmq.store.keeper import Keeper
 from sparrowmq.store.registry import SchedulerRecord, WorkerRecord
-from sparrowmq.transport.link import LinkOptions
+from sparrowmq.transport.link import UNHURRIED, LinkOptions
 from sparrowmq.transport.router import Router
 
 _BEYOND_CREDIT_BYTES: Final = 256 * 1024 * 1024
@@ -174,7 +174,7 @@ def run_worker(
         host=role.host,
         pid=os.getpid(),
     )
-    links = Links(role, credentials)
+    links = Links(role, credentials, UNHURRIED)
     ready_within_s = settings.preload_timeout_s if settings.preload else None
     pool = SlotPool(role.loop, zygote, _SlotEvents(role.loop, machine), ready_within_s=ready_within_s)
 

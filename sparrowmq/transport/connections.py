@@ -44,6 +44,7 @@ _COUNTERS: Final = (
     "crowded_out",
     "endless",
     "hoarding",
+    "mute",
 )
 _NO_LINGER: Final = struct.pack("ii", 1, 0)  # of SO_LINGER: on, for no time
 _LOOK_AGAIN_S: Final = 0.05  # after strangers were given more time
@@ -83,6 +84,9 @@ class Connections:
         self._unfinished = Unfinished(options.unread_bytes_max, options.unfinished_bytes_max)
         self._flows: dict[bytes, Flow] = {}  # those that are tied
         self._counts_bytes = counts_bytes
+        self._heartbeat_interval_s = options.heartbeat_interval_s
+        self._heartbeat_timeout_s = options.heartbeat_timeout_s
+        self._mutes_due = 0.0
         self._look_timer: Timer | None = None
         self._strangers = Strangers(options.hello_timeout_s, options.strangers_max)
         self._strangers_timer: Timer | None = None
@@ -168,7 +172,7 @@ class Connections:
         self._unfinished.rounds += 1
 
     def _look(self) -> None:
-        """End connections that go on and on with one message, and some where all together have too much begun."""
+        """End connections that go on and on with one message, some where all have too much begun, and mute ones."""
         self._look_timer = None
         if self._unfinished.suspicious():
             self._read_on()
@@ -179,7 +183,16 @@ class Connections:
             self._end_unfinished(descriptor, "endless")
         for descriptor in self._unfinished.surplus(self._is_stranger):
             self._end_unfinished(descriptor, "hoarding")
+        self._end_mutes(time.monotonic())
         self._watch_flows()
+
+    def _end_mutes(self, now: float) -> None:
+        """End connections whose other end does not answer heartbeats, once in each interval of these."""
+        if now < self._mutes_due:
+            return
+        self._mutes_due = now + self._heartbeat_interval_s
+        for descriptor in self._unfinished.mute(now, self._heartbeat_timeout_s):
+            self._end_unfinished(descriptor, "mute")
 
     def _is_stranger(self, descriptor: int) -> bool:
         return self._strangers.since(descriptor) is not None

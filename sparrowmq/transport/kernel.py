@@ -34,13 +34,17 @@ def bytes_unread(descriptor: int) -> int:
     return _queued(descriptor, termios.FIONREAD)
 
 
+def bytes_waiting(descriptor: int) -> int:
+    """Return how much of what was written to it the other end has not got yet."""
+    return _queued(descriptor, termios.TIOCOUTQ)
+
+
 def carried(descriptor: int) -> Carried | None:
     """Return what a TCP connection has carried in both directions; None for what is none, or is closed."""
     info = _tcp_info(descriptor)
     if info is None:
         return None
-    waiting = _queued(descriptor, termios.TIOCOUTQ)
-    return Carried(_count(info, _BYTES_RECEIVED_AT), _count(info, _BYTES_ACKED_AT), waiting)
+    return Carried(_count(info, _BYTES_RECEIVED_AT), _count(info, _BYTES_ACKED_AT), bytes_waiting(descriptor))
 
 
 def _tcp_info(descriptor: int) -> bytes | None:

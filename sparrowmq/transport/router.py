@@ -95,7 +95,10 @@ class Router:
         self._unheard_max = options.unheard_bytes_max
         self._unheard: dict[bytes, int] = {}  # bytes sent to a peer since it last said something
         self._socket = cast("zmq.Socket[bytes]", context.socket(zmq.ROUTER))
-        apply_options(self._socket, options)
+        counts_bytes = bind_address.startswith("tcp://")
+        apply_options(
+            self._socket, msgspec.structs.replace(options, heartbeat_timeout_s=0.0) if counts_bytes else options
+        )
         self._socket.set(zmq.ROUTER_MANDATORY, 1)
         if guard is not None:
             curve.serve(self._socket, guard.trust)
@@ -107,7 +110,7 @@ class Router:
             self._socket,
             options,
             self.counters,
-            counts_bytes=bind_address.startswith("tcp://"),
+            counts_bytes=counts_bytes,
             on_end=self._lose,
             on_events=self._after_events,
             read_on=self._on_readable,

@@ -26,7 +26,7 @@ from collections.abc import Callable
 from typing import Final
 
 from sparrowmq import limits
-from sparrowmq.transport.kernel import bytes_received, bytes_unread
+from sparrowmq.transport.kernel import bytes_received, bytes_unread, bytes_waiting
 
 LOOK_EVERY_S: Final = 0.1
 LOOK_AGAIN_S: Final = 0.02  # while somebody holds too much, messages or not
@@ -47,7 +47,7 @@ _LOOKS_MIN, _LOOKS_MAX = 100, 500  # ... where it takes neither fewer nor more a
 class Flow:
     """One connection. ``held``: bytes of it that were no message yet when it was looked at, and are none since."""
 
-    __slots__ = ("heard", "held", "hung_up", "received", "since", "taken")
+    __slots__ = ("brought", "heard", "held", "hung_up", "mute_since", "received", "since", "taken")
 
     def __init__(self, messages: int) -> None:
         self.received = 0  # at the last look
@@ -55,6 +55,8 @@ class Flow:
         self.held = 0
         self.heard = messages  # how many there had been of all connections when it last brought one
         self.hung_up = False
+        self.brought = -1  # when it was last asked whether it is mute ...
+        self.mute_since = 0.0  # ... and since when that has not changed
         self.since: tuple[int, int] | None = None  # rounds and messages, when it was first seen to hold too much
 
 
@@ -136,6 +138,20 @@ class Unfinished:
         silent_since = self._crowded[1]
         self._crowded = (self.rounds, self._messages)
         return self._over_their_share(silent_since, is_stranger)
+
+    def mute(self, now: float, patience_s: float) -> list[int]:
+        """Return those that have brought nothing for so long, though heartbeats ask: not even an answer.
+
+        Where something waits to be delivered the question waits, too, and the kernel bounds how long. One that has
+        never brought anything is a stranger, or is on a system that does not count.
+        """
+        found = []
+        for descriptor, flow in self._flows.items():
+            if flow.brought != flow.received:
+                flow.brought, flow.mute_since = flow.received, now
+            elif flow.received and now - flow.mute_since > patience_s and not bytes_waiting(descriptor):
+                found.append(descriptor)
+        return found
 
     def _over_their_share(self, silent_since: int, is_stranger: Callable[[int], bool]) -> list[int]:
         """Return as many as make up for what is too much, of those that brought no message since then."""

@@ -85,7 +85,7 @@ class Connections:
         self._flows: dict[bytes, Flow] = {}  # those that are tied
         self._counts_bytes = counts_bytes
         self._heartbeat_interval_s = options.heartbeat_interval_s
-        self._heartbeat_timeout_s = options.heartbeat_timeout_s
+        self._heartbeats_unanswered_max = round(options.heartbeat_timeout_s / options.heartbeat_interval_s)
         self._mutes_due = 0.0
         self._look_timer: Timer | None = None
         self._strangers = Strangers(options.hello_timeout_s, options.strangers_max)
@@ -191,7 +191,7 @@ class Connections:
         if now < self._mutes_due:
             return
         self._mutes_due = now + self._heartbeat_interval_s
-        for descriptor in self._unfinished.mute(now, self._heartbeat_timeout_s):
+        for descriptor in self._unfinished.mute(self._heartbeats_unanswered_max):
             self._end_unfinished(descriptor, "mute")
 
     def _is_stranger(self, descriptor: int) -> bool:

@@ -58,7 +58,7 @@ class Router:
     ``options.unheard_bytes_max`` since it last said something is lost. A connection without a hello within
     ``options.hello_timeout_s`` is ended; so are the oldest of those where there are too many, and over TCP one that
     goes on without end with what is no whole message, and some where all together have too much of that
-    (unfinished.py).
+    (unfinished.py). One that answers no heartbeat for ``options.heartbeat_timeout_s`` is ended, too.
 
     With a ``guard`` connections are encrypted, and only those are peers that prove who they are (a `Zap` answers for
     the context then).

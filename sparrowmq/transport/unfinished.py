@@ -1,6 +1,7 @@
 """What connections have brought and nobody has got as a message: how much, and which of them hang up for it.
 
-Owns: that count, and when which connection is looked at. Must not know: routing ids, or how a connection is ended.
+Owns: that count, when which connection is looked at, and which have brought nothing at all. Must not know: routing ids,
+or how a connection is ended.
 
 ZeroMQ hands over whole messages only: it keeps the frames of one whose last frame has not come, and its limit is one
 for each frame. Who never sends a last frame would take all memory. From above nothing of it shows; from below it does:
@@ -47,7 +48,7 @@ _LOOKS_MIN, _LOOKS_MAX = 100, 500  # ... where it takes neither fewer nor more a
 class Flow:
     """One connection. ``held``: bytes of it that were no message yet when it was looked at, and are none since."""
 
-    __slots__ = ("brought", "heard", "held", "hung_up", "mute_since", "received", "since", "taken")
+    __slots__ = ("brought", "heard", "held", "hung_up", "mute", "received", "since", "taken")
 
     def __init__(self, messages: int) -> None:
         self.received = 0  # at the last look
@@ -56,7 +57,7 @@ class Flow:
         self.heard = messages  # how many there had been of all connections when it last brought one
         self.hung_up = False
         self.brought = -1  # when it was last asked whether it is mute ...
-        self.mute_since = 0.0  # ... and since when that has not changed
+        self.mute = 0  # ... and how often in a row it was the same
         self.since: tuple[int, int] | None = None  # rounds and messages, when it was first seen to hold too much
 
 
@@ -139,17 +140,20 @@ class Unfinished:
         self._crowded = (self.rounds, self._messages)
         return self._over_their_share(silent_since, is_stranger)
 
-    def mute(self, now: float, patience_s: float) -> list[int]:
-        """Return those that have brought nothing for so long, though heartbeats ask: not even an answer.
+    def mute(self, questions: int) -> list[int]:
+        """Call it at each heartbeat. Return those that have brought nothing at all since so many of them.
 
+        It counts heartbeats, not seconds: while this process is frozen nobody is asked, and nothing is read.
         Where something waits to be delivered the question waits, too, and the kernel bounds how long. One that has
         never brought anything is a stranger, or is on a system that does not count.
         """
         found = []
         for descriptor, flow in self._flows.items():
             if flow.brought != flow.received:
-                flow.brought, flow.mute_since = flow.received, now
-            elif flow.received and now - flow.mute_since > patience_s and not bytes_waiting(descriptor):
+                flow.brought, flow.mute = flow.received, 0
+                continue
+            flow.mute += 1
+            if flow.mute > questions and flow.received and not bytes_waiting(descriptor):
                 found.append(descriptor)
         return found
 

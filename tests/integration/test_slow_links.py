@@ -5,6 +5,7 @@ And a peer that freezes while one of them is on its way is found all the same.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -16,6 +17,8 @@ import pytest
 from sparrowmq.client.client import Client
 from sparrowmq.local import LocalCluster
 from sparrowmq.settings import ClientSettings, SchedulerSettings, WorkerSettings
+from tests.support.attackers import drip, frame, shake_hands
+from tests.support.net import encoded, hello
 from tests.support.slow_link import SlowLink
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.slow]
@@ -132,3 +135,20 @@ def test_a_worker_that_freezes_in_the_midst_of_a_task_is_given_up(slow_worker: S
                 assert time.monotonic() < late, "it is still counted in"
         finally:
             os.kill(worker.pid, signal.SIGCONT)
+
+
+def test_a_worker_that_trickles_is_given_up(slow_worker: Slow) -> None:
+    address = f"tcp://{ADVERTISED}:{slow_worker.worker_link.port}"
+    with client_of(slow_worker) as client, contextlib.closing(shake_hands(address)) as liar:
+        liar.sendall(b"".join(map(frame, encoded(hello("liar")))))
+        known = False
+
+        def over() -> bool:
+            nonlocal known
+            there = any(row.id == "liar" for status in client.query("workers") for row in status.workers)
+            known = known or there
+            assert time.monotonic() < late, "it lives on"
+            return known and not there
+
+        late = time.monotonic() + FOUND_S
+        drip([liar], frame(bytes(MIB))[:-1], over, 0.01)

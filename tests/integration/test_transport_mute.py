@@ -9,7 +9,9 @@ import msgspec
 import pytest
 
 from sparrowmq.protocol import messages as m
+from sparrowmq.transport import unfinished
 from sparrowmq.transport.link import UNHURRIED
+from sparrowmq.transport.unfinished import Unfinished
 from tests.support.attackers import frame, shake_hands
 from tests.support.net import FAST, Net, encoded, hello
 from tests.support.slow_link import SlowLink
@@ -65,3 +67,24 @@ def test_a_frame_that_takes_longer_than_the_time_out_arrives(net: Net, link: Slo
     net.router.send(net.peer("slow"), [LARGE])
     net.until(lambda: got)
     assert (ends, net.lost) == ([], [])
+
+
+def test_heartbeats_are_counted_for_those_that_were_heard_and_have_got_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    received = {5: 100, 6: 100, 7: 100, 8: 0}
+    waiting = {5: 0, 6: 1, 7: 0, 8: 0}
+    monkeypatch.setattr(unfinished, "bytes_received", received.get)
+    monkeypatch.setattr(unfinished, "bytes_waiting", waiting.get)
+    flows = Unfinished(2**60, 2**60)
+    for descriptor in received:
+        flows.arrived(descriptor)
+
+    def heartbeat() -> list[int]:
+        assert flows.look(lambda _: False) == []
+        received[7] += 1
+        return flows.mute(2)
+
+    assert [heartbeat() for _ in range(4)] == [[], [], [], [5]]
+    waiting[6] = 0
+    assert heartbeat() == [5, 6]
+    received[5] += 1
+    assert heartbeat() == [6]

@@ -5,18 +5,17 @@ silence.
 
 A peer that is asked whether it is there cannot answer before the question has come through behind what was sent
 before, nor before what it is sending itself is through. So bytes count, in both directions, but not just any. Those of
-a question, an answer, a heartbeat of ZeroMQ's are few: SIGN_BYTES are more. And the system of a frozen process goes on
-taking in what it is sent until its buffers are full: what has been delivered counts only while more of it waits at this
-end, for else the question has been delivered, too. What is in those buffers is bounded, and so is what a frozen peer
-gains by it.
+a question, an answer, a heartbeat of ZeroMQ's are few: SIGN_BYTES are more, and any link in use carries them in time.
+And the system of a frozen process goes on taking in what it is sent until its buffers are full: what has been delivered
+counts only while more of it waits at this end, for else the question has been delivered, too. What is in those buffers
+is bounded, and so is what a frozen peer gains by it.
 """
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-SIGN_BYTES: Final = 64 * 1024
-WAITING_BYTES: Final = 16 * 1024  # what a system keeps ready at least while a large message is on its way
+SIGN_BYTES: Final = 16 * 1024  # and a system keeps more than that ready while a large message is on its way
 
 
 class Carried(NamedTuple):
@@ -51,7 +50,7 @@ class Traffic:
         if self._since <= heard_at:
             self._since = now
             self._received, self._delivered, _ = carried
-        if carried.waiting < WAITING_BYTES:
+        if carried.waiting < SIGN_BYTES:
             self._delivered = carried.delivered
         if carried.received - self._received + carried.delivered - self._delivered >= SIGN_BYTES:
             self.moved_at = now

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sparrowmq.core import effects as fx, invariants
-from sparrowmq.core.carried import SIGN_BYTES, WAITING_BYTES, Carried, Traffic, near_s
+from sparrowmq.core.carried import SIGN_BYTES, Carried, Traffic, near_s
 from sparrowmq.core.node_monitor import NodeMonitor
 from sparrowmq.core.scheduler import Scheduler
 from sparrowmq.core.session import Session
@@ -95,7 +95,7 @@ def test_while_a_large_message_is_on_its_way_its_peer_is_not_silent(make: Any, w
     assert without_pings(world.second(None)) == []
     for n in range(1, 60):
         moved = n * SIGN_BYTES
-        carried = Carried(moved, 0, 0) if way == "in" else Carried(0, moved, WAITING_BYTES)
+        carried = Carried(moved, 0, 0) if way == "in" else Carried(0, moved, SIGN_BYTES)
         assert without_pings(world.second(carried)) == [fx.Look(world.peer)]
     for _ in range(int(SILENT_S)):  # there it stops
         assert without_pings(world.second(carried)) == [fx.Look(world.peer)]
@@ -107,10 +107,10 @@ def test_while_a_large_message_is_on_its_way_its_peer_is_not_silent(make: Any, w
     "step",
     [
         None,  # nothing is known: a Unix socket
-        Carried(0, 0, WAITING_BYTES),
+        Carried(0, 0, SIGN_BYTES),
         Carried(SIGN_BYTES // 5, 0, 0),  # a trickle, or heartbeats
-        Carried(0, SIGN_BYTES // 5, WAITING_BYTES),
-        Carried(0, 100 * SIGN_BYTES, WAITING_BYTES - 1),  # it gets what it is sent, and says nothing
+        Carried(0, SIGN_BYTES // 5, SIGN_BYTES),
+        Carried(0, 100 * SIGN_BYTES, SIGN_BYTES - 1),  # it gets what it is sent, and says nothing
     ],
 )
 def test_else_it_is_as_silent_as_ever(make: Any, step: Carried | None) -> None:
@@ -157,24 +157,24 @@ def test_what_came_before_or_as_messages_does_not_count() -> None:
 def test_each_sign_takes_as_many_bytes_anew_from_both_directions_together() -> None:
     traffic = Traffic()
     half = SIGN_BYTES // 2
-    traffic.look(1.0, 0.0, Carried(0, 0, WAITING_BYTES))
-    traffic.look(2.0, 0.0, Carried(half, half - 1, WAITING_BYTES))
+    traffic.look(1.0, 0.0, Carried(0, 0, SIGN_BYTES))
+    traffic.look(2.0, 0.0, Carried(half, half - 1, SIGN_BYTES))
     assert traffic.moved_at == 0.0
-    traffic.look(3.0, 0.0, Carried(half, half, WAITING_BYTES))
+    traffic.look(3.0, 0.0, Carried(half, half, SIGN_BYTES))
     assert traffic.moved_at == 3.0
-    traffic.look(4.0, 0.0, Carried(SIGN_BYTES, SIGN_BYTES - 1, WAITING_BYTES))
+    traffic.look(4.0, 0.0, Carried(SIGN_BYTES, SIGN_BYTES - 1, SIGN_BYTES))
     assert traffic.moved_at == 3.0
-    traffic.look(5.0, 0.0, Carried(SIGN_BYTES, SIGN_BYTES, WAITING_BYTES))
+    traffic.look(5.0, 0.0, Carried(SIGN_BYTES, SIGN_BYTES, SIGN_BYTES))
     assert traffic.moved_at == 5.0
 
 
 def test_once_nothing_waits_what_was_delivered_before_does_not_count_either() -> None:
     traffic = Traffic()
-    traffic.look(1.0, 0.0, Carried(0, 0, WAITING_BYTES))
+    traffic.look(1.0, 0.0, Carried(0, 0, SIGN_BYTES))
     traffic.look(2.0, 0.0, Carried(0, SIGN_BYTES, 0))
-    traffic.look(3.0, 0.0, Carried(0, 2 * SIGN_BYTES - 1, WAITING_BYTES))
+    traffic.look(3.0, 0.0, Carried(0, 2 * SIGN_BYTES - 1, SIGN_BYTES))
     assert traffic.moved_at == 0.0
-    traffic.look(4.0, 0.0, Carried(0, 2 * SIGN_BYTES, WAITING_BYTES))
+    traffic.look(4.0, 0.0, Carried(0, 2 * SIGN_BYTES, SIGN_BYTES))
     assert traffic.moved_at == 4.0
 
 

@@ -25,6 +25,8 @@ from sparrowmq.sim.swarm.scenario import Job, Scenario, Step
 KEYS_SHARE: Final = 0.3  # of the seeds that have clients with keys
 HINTED_SHARE: Final = 0.4  # of the seeds with assistants, those with hints for most jobs
 DURABLE_SHARE: Final = 0.35  # of the seeds whose schedulers keep jobs in the store
+AWAY_SHARE: Final = 0.7  # of these, where there are faults and several schedulers, those whose clients look away
+AWAY_S: Final = 6.0  # and so long takes the last time that they do
 KEYS: Final = (("key-1", "key-1"), ("key-2", "key-2"), ("key-3", ""), ("key-4", ""))  # with the tags of their jobs
 BURSTS: Final = (15, 40, 150)  # jobs at once
 PROBED_S: Final = (5.0, 15.0, 30.0)  # that one key's probes would take, if all were its own
@@ -123,6 +125,9 @@ class _Drawing(Basics):
         scenario.unanswered = rng.choice([0.0, 0.0, 0.01, 0.1])
         if rng.random() < 0.6:  # it keeps what it was given, as with an append-only file
             scenario.steps = [step for step in scenario.steps if step.what != "store_emptied"]
+        self.rng = random.Random(f"the clients of {scenario.seed} that look away")
+        if scenario.disturbances and len(scenario.schedulers) > 1 and self.rng.random() < AWAY_SHARE:
+            self._look_away()
 
     def _stand_still(self) -> None:
         """Schedulers stand still for longer than others need to take over the large jobs that they have just got."""
@@ -138,3 +143,25 @@ class _Drawing(Basics):
                 scenario.jobs.append(Job(rng.choice(scenario.clients), works, spec, released=True))
             steps = Step(at_s + 0.5, "pause", (scheduler,)), Step(at_s + rng.choice([2.5, 9.5]), "resume", (scheduler,))
             scenario.steps += steps
+
+    def _look_away(self) -> None:
+        """Clients stand still while a scheduler that has none, since it has just begun, takes over what they wait for.
+
+        The last time is after all else: whoever then gets no answer waits for ever. Before that a connection that
+        breaks would have it ask again.
+        """
+        rng, scenario = self.rng, self.scenario
+        scenario.kinds += ["fail_over"] * ("fail_over" not in scenario.kinds)
+        for at_s in [*(self._time() for _ in range(rng.choice([0, 2]))), scenario.duration_s]:
+            fresh, *others = rng.sample(scenario.schedulers, len(scenario.schedulers))
+            scenario.steps += Step(at_s, "crash", (fresh,)), Step(at_s + 0.3, "restart", (fresh,))
+            for client in scenario.clients:
+                works = tuple(Work(round(rng.expovariate(0.5), 6)) for _ in range(rng.choice([5, 40])))
+                spec = {"policy": rng.choice(self.policies), "probe_ratio": 2.0, "durable": True}
+                scenario.steps.append(Step(at_s + 0.4, "submit", (len(scenario.jobs),)))
+                scenario.jobs.append(Job(client, works, spec))
+                back_s = at_s + rng.choice([3.0, 5.5])
+                scenario.steps += Step(at_s + 0.7, "pause", (client,)), Step(back_s, "resume", (client,))
+            for scheduler in others:
+                scenario.steps += Step(at_s + 0.7, "crash", (scheduler,)), Step(at_s + 8.0, "restart", (scheduler,))
+        scenario.duration_s += AWAY_S

@@ -46,19 +46,22 @@ def _check_shares(assistant: Assistant, effects: Sequence[fx.AnyEffect]) -> None
 
 
 def _check_round(scheduler: Scheduler, now: float, effects: Sequence[fx.AnyEffect]) -> None:
-    """A round of probes that is all that was done goes to those where its tasks start soonest."""
-    sent = [effect for effect in effects if isinstance(effect, fx.Send)]
+    """The last round of probes, if probes are all that was sent, goes to those where its tasks start soonest.
+
+    There may be several: an event is all that came over a connection at once.
+    """
     state = scheduler.state
-    counts: dict[str, int] = {}
-    jobs: set[str] = set()
-    for effect in sent:
-        message = effect.message
+    rounds: dict[tuple[str, int], dict[str, int]] = {}
+    for effect in effects:
+        message = effect.message if isinstance(effect, fx.Send) else None
         if isinstance(message, m.Task | m.Cancel | m.Welcome):
             return  # the books were others when it was decided
-        if isinstance(message, m.Probe) and message.count:
-            jobs.add(message.job)
-            counts[state.peers[effect.peer].id] = message.count
-    job = state.jobs.get(next(iter(jobs))) if len(jobs) == 1 else None
+        if isinstance(effect, fx.Send) and isinstance(message, m.Probe) and message.count:
+            rounds.setdefault((message.job, message.round), {})[state.peers[effect.peer].id] = message.count
+    if not rounds:
+        return
+    (id, _), counts = rounds.popitem()
+    job = state.jobs.get(id)
     if job is not None and POLICIES[job.spec.policy].hinted and not job.epoch and not _hedged(job):
         _check_places(scheduler, now, job, counts)
 
@@ -72,14 +75,18 @@ def _check_places(scheduler: Scheduler, now: float, job: Job, counts: dict[str, 
     each = sum(counts.values()) // len(workers)
     places = {worker: _place(scheduler, now, worker, counts.get(worker, 0)) for worker in workers}
     chosen = [places[worker] for worker in workers if counts.get(worker, 0) > each]
-    left = [places[worker] for worker in workers if counts.get(worker, 0) <= each]
+    spoke = {worker for worker in workers if scheduler.state.workers[worker].heard_at >= now}
+    left = [places[worker] for worker in workers if counts.get(worker, 0) <= each and worker not in spoke]
     assert not chosen or not left or max(chosen) <= min(left), (
         f"{scheduler.id} leaves {counts} for {job.id}, and places were {places}"
     )
 
 
 def _place(scheduler: Scheduler, now: float, id: str, count: int) -> Place:
-    """Return where in order this worker stood before so many probes were left there."""
+    """Return where in order this worker stood before so many probes were left there.
+
+    One that has just spoken may have stood worse: what it gave back or ended after that is not in the books any more.
+    """
     hints, worker = scheduler._placer._hints, scheduler.state.workers[id]
     reserved, slots = worker.reserved - count, worker.hello.slots
     mine = (worker.launched + reserved) / slots

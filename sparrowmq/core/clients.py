@@ -98,14 +98,9 @@ class Clients:
         state = self._state
         foreign = state.is_foreign(client, submit.job)
         known = None if foreign else state.jobs.get(submit.job)
-        if known is not None and known.client == client.id:
-            taken_over = known.keep is not None and known.keep.released and not submit.detached  # nobody is told of it
-            if submit.epoch == known.epoch and not taken_over:
-                self._accept(now, client, known)
-                return
-            if submit.epoch <= known.epoch:
-                state.send(client.peer, m.Stale(known.id, known.epoch))
-                return
+        if known is not None and known.client == client.id and submit.epoch <= known.epoch:
+            self._answer_known(now, client, submit, known)
+            return
         over = None if foreign or known is not None else state.history.finished.get(submit.job)
         if over is not None and over.client == client.id:
             if submit.detached and over.epoch == submit.epoch:
@@ -130,6 +125,14 @@ class Clients:
         self._accept(now, client, job)
         self._begin(now, job)
 
+    def _answer_known(self, now: float, client: Client, submit: m.Submit, known: Job) -> None:
+        """This very job is here, or a later epoch of it."""
+        taken_over = known.keep is not None and known.keep.released and not submit.detached  # nobody is told of it
+        if submit.epoch == known.epoch and not taken_over:
+            self._accept(now, client, known)
+        else:
+            self._state.send(client.peer, m.Stale(known.id, known.epoch))
+
     def _is_durable(self, submit: m.Submit) -> bool:
         return submit.spec.durable or (submit.detached and self._state.durable)
 
@@ -150,8 +153,10 @@ class Clients:
             elif client is not None:
                 state.send(client.peer, m.Stale(submit.job, epoch))
             return
-        if known is not None and known.epoch >= submit.epoch:
-            return  # that one counts
+        if known is not None and known.epoch >= submit.epoch:  # it was taken over before it was written
+            if client is not None and known.client == client.id:
+                self._answer_known(now, client, submit, known)
+            return
         refusal = self._draining(submit) or self._no_room(submit, waiting.size, known)
         if refusal is not None:
             self._durable.forget(submit)

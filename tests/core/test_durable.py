@@ -352,6 +352,27 @@ def test_a_client_that_comes_to_the_epoch_of_a_take_over_goes_past_it() -> None:
     assert not world.job().detached
 
 
+def test_a_client_whose_job_is_taken_over_while_it_waits_to_be_written_goes_past_that_epoch() -> None:
+    """The swarm: its submission was under way to the store, and then it was never answered."""
+    world = World(workers=1, durable=True)
+    world.hear(CLIENT, job(2, epoch=1))
+    world.said()
+    world.machine.orphaned(world.now, [Orphan(job(2, epoch=1), "c1", 0.0)])
+    assert world.said() == [fx.Send("w1", m.Claim("a", 1))]
+    world.machine.saved(world.now, 1)
+    assert world.said() == [fx.Send(CLIENT, m.Stale("a", 1))]
+
+
+def test_a_detached_job_that_is_taken_over_while_it_waits_to_be_written_is_accepted() -> None:
+    world = World(workers=1, durable=True)
+    world.hear(CLIENT, submit(2, epoch=1, detached=True))
+    world.said()
+    world.machine.orphaned(world.now, [Orphan(submit(2, epoch=1, detached=True), "c1", 0.0)])
+    assert world.said() == [fx.Send("w1", m.Claim("a", 1))]
+    world.machine.saved(world.now, 1)
+    assert world.said() == [fx.Send(CLIENT, m.Accepted("a", 1, 1))]
+
+
 def test_a_client_that_comes_to_an_epoch_in_which_its_job_has_ended_goes_past_it() -> None:
     """The swarm's seed 689: the store had lost it, and attempts of the same numbers were launched again."""
     world = World(workers=1, durable=True)

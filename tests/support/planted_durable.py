@@ -9,6 +9,7 @@ from sparrowmq.core.clients import Clients
 from sparrowmq.core.durable import Durable
 from sparrowmq.core.effects import ForgetJob, SaveJob
 from sparrowmq.core.job import Job
+from sparrowmq.core.keeping import Waiting
 from sparrowmq.core.outcomes import Outcomes
 from sparrowmq.protocol import messages as m
 from sparrowmq.sim.keeper import Keeper
@@ -129,6 +130,17 @@ def waits_for_its_outcomes_at_a_scheduler_that_tells_nobody() -> Iterator[None]:
             old(clients, now, client, submit)
 
     with replace(Clients, "submit", submit):
+        yield
+
+
+@bug
+def leaves_a_submission_unanswered_whose_job_it_has_taken_over_meanwhile() -> Iterator[None]:
+    def saved(old: Any, clients: Clients, now: float, waiting: Waiting, *given: Any) -> None:
+        known = clients._state.jobs.get(waiting.submit.job)
+        if known is None or known.epoch < waiting.submit.epoch:
+            old(clients, now, waiting, *given)
+
+    with replace(Clients, "saved", saved):
         yield
 
 

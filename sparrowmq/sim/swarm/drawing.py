@@ -25,8 +25,8 @@ from sparrowmq.sim.swarm.scenario import Job, Scenario, Step
 KEYS_SHARE: Final = 0.3  # of the seeds that have clients with keys
 HINTED_SHARE: Final = 0.4  # of the seeds with assistants, those with hints for most jobs
 DURABLE_SHARE: Final = 0.35  # of the seeds whose schedulers keep jobs in the store
-AWAY_SHARE: Final = 0.7  # of these, where there are faults and several schedulers, those whose clients look away
-AWAY_S: Final = 6.0  # and so long takes the last time that they do
+TAKEN_SHARE: Final = 0.9  # of these, where there are faults and several schedulers: one takes all jobs over
+TAKEN_S: Final = 7.0  # so long takes the last time that it does
 KEYS: Final = (("key-1", "key-1"), ("key-2", "key-2"), ("key-3", ""), ("key-4", ""))  # with the tags of their jobs
 BURSTS: Final = (15, 40, 150)  # jobs at once
 PROBED_S: Final = (5.0, 15.0, 30.0)  # that one key's probes would take, if all were its own
@@ -125,9 +125,9 @@ class _Drawing(Basics):
         scenario.unanswered = rng.choice([0.0, 0.0, 0.01, 0.1])
         if rng.random() < 0.6:  # it keeps what it was given, as with an append-only file
             scenario.steps = [step for step in scenario.steps if step.what != "store_emptied"]
-        self.rng = random.Random(f"the clients of {scenario.seed} that look away")
-        if scenario.disturbances and len(scenario.schedulers) > 1 and self.rng.random() < AWAY_SHARE:
-            self._look_away()
+        self.rng = random.Random(f"the take-overs of {scenario.seed}")
+        if scenario.disturbances and len(scenario.schedulers) > 1 and self.rng.random() < TAKEN_SHARE:
+            self._take_over()
 
     def _stand_still(self) -> None:
         """Schedulers stand still for longer than others need to take over the large jobs that they have just got."""
@@ -144,11 +144,11 @@ class _Drawing(Basics):
             steps = Step(at_s + 0.5, "pause", (scheduler,)), Step(at_s + rng.choice([2.5, 9.5]), "resume", (scheduler,))
             scenario.steps += steps
 
-    def _look_away(self) -> None:
-        """Clients stand still while a scheduler that has none, since it has just begun, takes over what they wait for.
+    def _take_over(self) -> None:
+        """A scheduler that has just begun, and has no clients, takes over what all of them wait for.
 
-        The last time is after all else: whoever then gets no answer waits for ever. Before that a connection that
-        breaks would have it ask again.
+        They stand still meanwhile, or it does: then they come to it just when it takes their jobs. The last time is
+        after all else: who gets no answer then waits for ever, while before a connection may break, and it asks again.
         """
         rng, scenario = self.rng, self.scenario
         scenario.kinds += ["fail_over"] * ("fail_over" not in scenario.kinds)
@@ -158,10 +158,11 @@ class _Drawing(Basics):
             for client in scenario.clients:
                 works = tuple(Work(round(rng.expovariate(0.5), 6)) for _ in range(rng.choice([5, 40])))
                 spec = {"policy": rng.choice(self.policies), "probe_ratio": 2.0, "durable": True}
-                scenario.steps.append(Step(at_s + 0.4, "submit", (len(scenario.jobs),)))
+                scenario.steps.append(Step(at_s + 1.2, "submit", (len(scenario.jobs),)))
                 scenario.jobs.append(Job(client, works, spec))
-                back_s = at_s + rng.choice([3.0, 5.5])
-                scenario.steps += Step(at_s + 0.7, "pause", (client,)), Step(back_s, "resume", (client,))
+            for id in rng.choice([scenario.clients, [fresh]]):
+                back_s = at_s + rng.choice([4.0, 6.5])
+                scenario.steps += Step(at_s + 1.5, "pause", (id,)), Step(back_s, "resume", (id,))
             for scheduler in others:
-                scenario.steps += Step(at_s + 0.7, "crash", (scheduler,)), Step(at_s + 8.0, "restart", (scheduler,))
-        scenario.duration_s += AWAY_S
+                scenario.steps += Step(at_s + 1.5, "crash", (scheduler,)), Step(at_s + 8.0, "restart", (scheduler,))
+        scenario.duration_s += TAKEN_S

@@ -1,4 +1,4 @@
-"""The swarm finds what was planted: each bug within 200 seeds, stopping at the first that fails."""
+"""The swarm finds what was planted: each bug within 300 seeds, stopping at the first that fails."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from sparrowmq.sim.swarm.drawing import draw
 from sparrowmq.sim.swarm.play import Play
 from tests.support.planted import BUGS, NEEDS
 
-SEEDS = range(200)
+SEEDS = range(300)  # most are found by the first ten, some by about one in a hundred
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(360)
 @pytest.mark.parametrize("name", BUGS)
 def test_the_swarm_finds_a_planted_bug(name: str, record_property: Callable[[str, object], None]) -> None:
     for seed in SEEDS:

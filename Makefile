@@ -45,7 +45,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
 
 test-heavy: $(STAMP)
-	$(BIN)/python -m pytest -m heavy tests/fuzz tests/paper tests/sim $(ARGS)
+	$(BIN)/python -m pytest -m heavy --numprocesses=auto --dist=worksteal tests/fuzz tests/paper tests/sim $(ARGS)
 
 test-docker: $(STAMP)
 	$(BIN)/python -m pytest -m docker -s tests/docker $(ARGS)

@@ -12,7 +12,7 @@ every ``FULL_EVERY``-th event, when `Watch.full` is called (at faults, and at th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from sparrowmq.core import effects as fx, invariants
@@ -36,9 +36,15 @@ _RAN: Final = (m.SUCCEEDED, m.TIMED_OUT, m.LOST)  # nobody gets such an outcome 
 
 
 class Watch:
-    """One machine, from its start on. Call `step` with what each `take_effects` returned."""
+    """One machine, from its start on. Call `step` with what each `take_effects` returned.
 
-    def __init__(self, machine: Scheduler | NodeMonitor | Session | Assistant) -> None:
+    ``returns(job)``: whether the store has lost this job. Its later epochs may be given again, with the same attempts
+    (docs/guarantees.md, Known limits).
+    """
+
+    def __init__(
+        self, machine: Scheduler | NodeMonitor | Session | Assistant, returns: Callable[[str], bool] = lambda job: False
+    ) -> None:
         self._machine = machine
         self._now = 0.0
         self._events = 0
@@ -46,7 +52,7 @@ class Watch:
         if isinstance(machine, Scheduler):
             self._part = _SchedulerWatch(machine)
         elif isinstance(machine, NodeMonitor):
-            self._part = _NodeMonitorWatch(machine)
+            self._part = _NodeMonitorWatch(machine, returns)
         elif isinstance(machine, Assistant):
             self._part = _AssistantWatch(machine)
         else:
@@ -274,8 +280,9 @@ class _Before(NamedTuple):
 
 
 class _NodeMonitorWatch:
-    def __init__(self, monitor: NodeMonitor) -> None:
+    def __init__(self, monitor: NodeMonitor, returns: Callable[[str], bool]) -> None:
         self._monitor = monitor
+        self._returns = returns
         self._unchecked = 0
         self._epochs: dict[str, int] = {}
         self._before = [_Before(0, 0, False)] * len(monitor.place.slots)
@@ -328,7 +335,8 @@ class _NodeMonitorWatch:
         self._last_seq[start.slot] = last + len(start.indices)
         for index, attempt in zip(start.indices, start.attempts, strict=True):
             task = (start.job, start.epoch, index, attempt)
-            assert task not in self._handed, f"{name}: attempt {attempt} of task {index} of {start.job} starts twice"
+            again = task in self._handed and not (start.epoch and self._returns(start.job))
+            assert not again, f"{name}: attempt {attempt} of task {index} of {start.job} starts twice"
             self._handed.add(task)
 
 

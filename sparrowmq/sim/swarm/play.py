@@ -132,16 +132,20 @@ class Play:
     # -- invariants
 
     def _check(self, machine: Machine, effects: Sequence[fx.AnyEffect]) -> None:
-        watch = self._watches.get(machine)
-        if watch is None:
-            watch = self._watches[machine] = Watch(machine)  # type: ignore[arg-type]  # observers are not checked
-        watch.step(self.cluster.now, effects)
+        self._watch(machine).step(self.cluster.now, effects)
         self._vigil.step(machine, effects)
         self._borders.step(machine, effects)
         if self.scenario.durable:
             self._ledger.step(machine, effects)
         if self.scenario.hinted and isinstance(machine, Assistant | Scheduler):
             shares.check(machine, self.cluster.now, effects)
+
+    def _watch(self, machine: Machine) -> Watch:
+        watch = self._watches.get(machine)
+        if watch is None:
+            returns = self._ledger.was_lost
+            watch = self._watches[machine] = Watch(machine, returns)  # type: ignore[arg-type]  # no observers
+        return watch
 
     def _check_all(self) -> None:
         """Look at all that is known of every scheduler, and at what it and its workers believe of each other."""
@@ -150,7 +154,7 @@ class Play:
             node = nodes[id]
             if not node.up or node.paused:
                 continue
-            self._watches.setdefault(node.machine, Watch(node.machine)).full()
+            self._watch(node.machine).full()
             for end in node.connections.values():
                 worker = end.other.node
                 calm = end.calm and not worker.paused

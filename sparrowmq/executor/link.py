@@ -101,7 +101,7 @@ class Link:
         for at, end, inlined, body in _cut(effect.payloads, len(effect.indices)):
             tasks = wire.Tasks(
                 effect.first_seq + at, kind, job, effect.indices[at:end], effect.attempts[at:end], inlined,
-                effect.spec.retries, effect.spec.retry_on,
+                effect.spec.retries, effect.spec.retry_on, effect.spec.at_most_once,
             )  # fmt: skip
             self._queue(tasks, body)
         self.handed_seq = effect.first_seq + len(effect.indices) - 1

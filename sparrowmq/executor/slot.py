@@ -143,7 +143,7 @@ class _Slot:
             status, result = self._run_one(kept, order, seq, payload, index, attempt)
             seq += 1
             ended_ns = monotonic_ns()
-            if self._add(seq, status, result, ended_ns - begun_ns, ended_ns):
+            if self._add(seq, status, result, ended_ns - begun_ns, ended_ns, order.at_once):
                 ended_ns = monotonic_ns()
             begun_ns = ended_ns
 
@@ -190,7 +190,7 @@ class _Slot:
         again = kind is not None and order.retries and wants_retry(order, names_of(kind))
         return (m.RETRY if again else m.FAILED), result
 
-    def _add(self, next_seq: int, status: int, result: bytes, took_ns: int, now_ns: int) -> bool:
+    def _add(self, next_seq: int, status: int, result: bytes, took_ns: int, now_ns: int, at_once: bool) -> bool:
         """Note the end of task ``next_seq`` - 1; return whether that has sent a report."""
         large = len(result) > limits.INLINE_BYTES_MAX
         if large:
@@ -203,7 +203,8 @@ class _Slot:
             return True
         self._payloads.append(result)
         if (
-            took_ns >= LONG_TASK_NS
+            at_once
+            or took_ns >= LONG_TASK_NS
             or now_ns - self._since_ns >= REPORT_EVERY_NS
             or len(self._statuses) >= REPORT_TASKS_MAX
         ):

@@ -36,7 +36,10 @@ class Function(msgspec.Struct, frozen=True, array_like=True, tag=0):
 
 
 class Tasks(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """To the slot: run these in order. ``payloads``: one a task, a single shared one, or none: it is the body."""
+    """To the slot: run these in order. ``payloads``: one a task, a single shared one, or none: it is the body.
+
+    ``at_once``: each result leaves before the next task begins, whatever that does to the process.
+    """
 
     first_seq: int
     kind: int
@@ -46,6 +49,7 @@ class Tasks(msgspec.Struct, frozen=True, array_like=True, tag=1):
     payloads: list[bytes]
     retries: int = 0  # as in the job's spec
     retry_on: list[str] = []
+    at_once: bool = False
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag=0):

@@ -205,7 +205,8 @@ class SimSlot:
             self._done_from = self._started
         self._done.append((status, int(self._work.service_s * 1e6), result))
         self._running = False
-        if self._work.service_s >= LONG_S or self._engine.now - self._flushed_at >= FLUSH_S:
+        at_once = self._batch is not None and self._batch.spec.at_most_once
+        if at_once or self._work.service_s >= LONG_S or self._engine.now - self._flushed_at >= FLUSH_S:
             self._flush()
         if not self._running:  # unless the node monitor has answered at once with the next
             self._next()

@@ -51,6 +51,18 @@ def test_crash_concerns_the_running_task_only(monitor: Monitor) -> None:
 
 
 @in_own_process
+def test_what_may_start_only_once_is_not_lost_with_what_runs_after_it(monitor: Monitor) -> None:
+    """However short it is: its result has left the process before the next task begins."""
+    monitor.spawn()
+    fine = python.dump_function(lambda: "fine")
+    seqs = monitor.hand([python.dump_call((), {})], function=fine, n=5, job="once", at_most_once=True)
+    monitor.call(os._exit, 3)
+    monitor.until(lambda: monitor.exits)
+    assert monitor.exits == [(0, "exit status 3", seqs[-1] + 1)]
+    assert sorted(monitor.results) == seqs
+
+
+@in_own_process
 def test_all_that_was_sent_before_the_end_is_delivered(monitor: Monitor) -> None:
     """The socket is not read until the exit is known: what it holds then comes first all the same."""
     monitor.spawn()
